@@ -1,0 +1,62 @@
+"""One Lightning run of the embedded model's training: endless seeded batches, a checkpoint now and then, resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+
+class Pictures(IterableDataset):
+    """Batches drawn from tensors of equal length, without end, each a pure function of (seed, step).
+
+    shares: (length, share of a batch) of consecutive stretches; without it every row is as likely.
+    """
+
+    def __init__(self, *tensors: Tensor, batch: int, seed: int, shares: list[tuple[int, float]] | None = None):
+        self.tensors, self.batch, self.seed, self.start = tensors, batch, seed, 0
+        self.shares = shares or [(len(tensors[0]), 1.0)]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...] | Tensor]:
+        step = self.start
+        while True:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+            rows, first = [], 0
+            for length, share in self.shares:
+                count = max(1, round(share * self.batch))
+                rows.append(first + torch.randint(length, (count,), generator=generator))
+                first += length
+            index = torch.cat(rows)
+            picked = tuple(tensor[index] for tensor in self.tensors)
+            yield picked if len(picked) > 1 else picked[0]
+            step += 1
+
+
+def fit(module: pl.LightningModule, data, steps: int, cfg: DictConfig, folder: Path, ema: float | None = None) -> None:
+    """Train for `steps` optimiser steps, going on from the newest checkpoint in `folder`."""
+    checkpoint = folder / "last.ckpt"
+    if checkpoint.exists():
+        data.start = torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"]
+    trainer = pl.Trainer(
+        max_steps=steps,
+        limit_train_batches=steps,
+        accelerator=cfg.accelerator,
+        devices=1,
+        precision=cfg.precision,
+        gradient_clip_val=1.0,
+        callbacks=[
+            ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=cfg.pretrain.every),
+            RichProgressBar(refresh_rate=5),
+            *([EMAWeightAveraging(decay=ema)] if ema else []),
+        ],
+        logger=False,
+        enable_model_summary=False,
+    )
+    print(f"{type(module).__name__}: {steps} steps of {data.batch}, checkpoints in {folder}")
+    trainer.fit(module, DataLoader(data, batch_size=None), ckpt_path=checkpoint if checkpoint.exists() else None)

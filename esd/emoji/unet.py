@@ -1,0 +1,198 @@
+"""The embedded model's tokenizer, text encoder and U-Net, and their joint training on cached latents."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from torch.utils.data import IterableDataset
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from esd.emoji import words
+
+WIDTH = 128  # of the text embeddings
+TOKENS = 16  # the longest prompt, start and end included
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def new_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(64, 128, 128),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            projection_dim=WIDTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def new_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's schedule."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def new_tokenizer(folder: Path) -> CLIPTokenizer:
+    """A CLIP tokenizer whose merges make one token of each word of `words.vocabulary()`; written to `folder`."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789,.-'"
+    vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
+    merges: list[tuple[str, str]] = []
+    rank: dict[tuple[str, str], int] = {}
+
+    def split(word: str) -> list[str]:  # byte-pair encoding: the earliest merge first
+        parts = [*word[:-1], word[-1] + "</w>"]
+        while known := [pair for pair in zip(parts, parts[1:], strict=False) if pair in rank]:
+            best = min(known, key=rank.__getitem__)
+            at = next(i for i in range(len(parts)) if (parts[i], parts[i + 1]) == best)
+            parts[at : at + 2] = ["".join(best)]
+        return parts
+
+    for word in words.vocabulary():
+        while len(parts := split(word)) > 1:  # a later merge never changes how an earlier word is split
+            rank[parts[0], parts[1]] = len(merges)
+            merges.append((parts[0], parts[1]))
+            if (joined := parts[0] + parts[1]) not in vocabulary:
+                vocabulary.append(joined)
+    ids = {token: i for i, token in enumerate([*vocabulary, START, END])}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(ids))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "CLIPTokenizer",
+                "model_max_length": TOKENS,
+                **{"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END},
+            }
+        )
+    )
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+class Captions:
+    """The phrases of training, tokenised once, and how one is drawn for a picture."""
+
+    def __init__(self, tokenizer: CLIPTokenizer):
+        self.index: dict[str, int] = {"": 0}
+        for noun in [*words.OBJECTS, *filter(None, words.CATEGORIES)]:
+            for phrase in words.object_phrases(noun):
+                self.index.setdefault(phrase, len(self.index))
+            for style in words.STYLES:
+                for phrase in [*words.styled_phrases(noun, style), *words.style_phrases(style)]:
+                    self.index.setdefault(phrase, len(self.index))
+        self.tokens = tokenizer(list(self.index), padding="max_length", return_tensors="pt").input_ids  # (P, 16)
+
+    def draw(self, noun: str, style: str, rng: random.Random) -> int:
+        """An object's caption: one in ten is dropped (for guidance), one in seventeen names the style alone."""
+        u = rng.random()
+        if u < 0.10:
+            return 0
+        if u < 0.16:
+            return self.index[rng.choice(words.style_phrases(style))]
+        return self._phrase(noun, style, rng)
+
+    def draw_category(self, category: str, style: str, rng: random.Random) -> int:
+        return self._phrase(category, style, rng)
+
+    def _phrase(self, noun: str, style: str, rng: random.Random) -> int:
+        plain = rng.random() < 0.42
+        choices = words.object_phrases(noun) if plain else words.styled_phrases(noun, style)
+        return self.index[rng.choices(choices, (1, 1, 1) if plain else (3, 1, 1))[0]]
+
+
+class CaptionedLatents(IterableDataset):
+    """Batches of (latents, caption) without end, each a pure function of (seed, step).
+
+    latents: (pictures, variants, 4, 16, 16); noun, style: the words of each picture. One draw in eight is for a
+    category: the category first, so that the small ones ("weapon": four objects) are learnt as well as the large.
+    """
+
+    def __init__(self, latents: Tensor, noun: list[str], style: list[str], captions: Captions, batch: int, seed: int):
+        self.latents, self.noun, self.style, self.captions = latents, noun, style, captions
+        self.batch, self.seed, self.start = batch, seed, 0
+        self.by_category: dict[str, list[int]] = {}
+        for i, word in enumerate(noun):
+            if category := words.CATEGORY_OF.get(word):
+                self.by_category.setdefault(category, []).append(i)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        step = self.start
+        while True:
+            rng = random.Random(f"{self.seed}/{step}")
+            pictures, captions = [], []
+            for _ in range(self.batch):
+                if rng.random() < 0.125:
+                    category = rng.choice(list(self.by_category))
+                    i = rng.choice(self.by_category[category])
+                    captions.append(self.captions.draw_category(category, self.style[i], rng))
+                else:
+                    i = rng.randrange(len(self.noun))
+                    captions.append(self.captions.draw(self.noun[i], self.style[i], rng))
+                pictures.append(self.latents[i, rng.randrange(self.latents.shape[1])])
+            yield torch.stack(pictures), torch.tensor(captions)  # (B, 4, 16, 16), (B,)
+            step += 1
+
+
+class UNetTraining(pl.LightningModule):
+    """ε-prediction with min-SNR-5 weights (Hang et al. 2023, arXiv 2303.09556) and time steps stratified in a batch."""
+
+    def __init__(
+        self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokens: Tensor, lr: float, steps: int, seed: int
+    ):
+        super().__init__()
+        self.unet, self.text_encoder, self.lr, self.steps, self.seed = unet, text_encoder, lr, steps, seed
+        self.register_buffer("tokens", tokens, persistent=False)
+        self.register_buffer("alphas_cumprod", new_scheduler().alphas_cumprod, persistent=False)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        x0, caption = batch
+        n = len(x0)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
+        noise = torch.randn(x0.shape, generator=generator).to(x0)
+        u = (torch.arange(n) + torch.rand(n, generator=generator)) / n
+        t = (u * 1000).long().clamp(max=999).to(x0.device)
+        alpha = self.alphas_cumprod[t][:, None, None, None]
+        x_t = alpha.sqrt() * x0.float() + (1 - alpha).sqrt() * noise  # (B, 4, 16, 16)
+        text = self.text_encoder(self.tokens[caption]).last_hidden_state  # (B, 16, 128)
+        error = (self.unet(x_t, t, text).sample.float() - noise).square().mean((1, 2, 3))  # (B,)
+        snr = (alpha / (1 - alpha)).flatten()
+        loss = (error * snr.clamp(max=5) / snr).mean()
+        self.log_dict({"loss": loss, "error": error.mean()}, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self):
+        parameters = [*self.unet.parameters(), *self.text_encoder.parameters()]
+        optimizer = torch.optim.AdamW(parameters, self.lr, weight_decay=1e-3)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, self.steps, pct_start=0.03)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
