@@ -1,0 +1,34 @@
+"""What a text is about, for the embedded model: which objects and which styles a picture of it may show."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+
+from esd.command import Mistake
+from esd.emoji import words
+
+_KNOWN = set(words.vocabulary())
+
+
+@dataclass(frozen=True)
+class Subject:
+    """objects: any of these counts (none: any object does). styles: likewise. Both must hold."""
+
+    objects: frozenset[str] = frozenset()
+    styles: frozenset[str] = frozenset()
+
+
+def subject(text: str, option: str = "concept") -> Subject:
+    """Raises Mistake for a word that the embedded model was never taught, naming the nearest it was."""
+    found = [word for word in re.split(r"[\s,]+", text.lower()) if word]
+    for word in found:
+        if word not in _KNOWN:
+            near = difflib.get_close_matches(word, [*words.OBJECTS, *filter(None, words.CATEGORIES), *words.STYLES], 3, 0.5)
+            hint = " or ".join(near) if near else f"an object ({', '.join(list(words.OBJECTS)[:4])}, …), a category or a style"
+            raise Mistake(f"{option}='{text}': the emoji model knows no '{word}'; it knows {hint} (all: esd/emoji/words.py)")
+    objects = {word for word in found if word in words.OBJECTS}
+    for word in found:
+        objects |= set(words.CATEGORIES.get(word, ()))
+    return Subject(frozenset(objects), frozenset(word for word in found if word in words.STYLES))

@@ -1,0 +1,70 @@
+"""Where a run's curves go: Weights & Biases (offline where there is no key), a CSV file, or nowhere."""
+
+from __future__ import annotations
+
+import netrc
+import os
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+
+
+def has_key() -> bool:
+    """Whether W&B knows who we are; asked before its logger exists, which would wait for an answer at a terminal."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError, RuntimeError):
+        return False
+
+
+def flat(cfg: DictConfig) -> dict:
+    """The configuration as W&B's panels want it: one level, plain values, the groups by their names."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    named = {key: plain[key]["name"] for key in ("model", "layers", "trajectories")}
+    scalars = {key: value for key, value in plain.items() if isinstance(value, str | int | float | bool) or value is None}
+    concepts = plain["concept"] if isinstance(plain["concept"], list) else [plain["concept"]]
+    optimizer = plain["optimizer"]["_target_"].rsplit(".", 1)[-1]
+    return {**scalars, **named, "concept": ", ".join(map(str, concepts)), "optimizer": optimizer}
+
+
+def build_logger(cfg: DictConfig, folder: Path) -> Logger | bool:
+    """The configured logger, writing to the run's folder."""
+    kind = cfg.logger.name
+    if kind == "csv":
+        return CSVLogger(folder, name="", version="")
+    if kind == "none":
+        return False
+    import wandb
+
+    hydra = HydraConfig.get()
+    group = cfg.logger.group or (Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None)
+    mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
+    config = flat(cfg)
+    logger = WandbLogger(
+        project=cfg.logger.project,
+        name=folder.name,
+        group=group,
+        tags=[config["concept"][:60], config["layers"]],
+        save_dir=str(folder),
+        mode=mode,
+        settings=wandb.Settings(console="off", silent=True, init_timeout=60),
+    )
+    logger.experiment.config.update(config)
+    logger.experiment.define_metric("train/loss", summary="min")
+    logger.experiment.define_metric("erased/*", summary="last")
+    logger.experiment.define_metric("kept/*", summary="last")
+    return logger
+
+
+def finish(logger: Logger | bool) -> None:
+    """End the W&B run, whatever happened: else the next job of a sweep logs into this one's."""
+    if isinstance(logger, WandbLogger):
+        import wandb
+
+        wandb.finish()

@@ -1,0 +1,1 @@
+"""Judges of pictures, as torchmetrics: is it gone, is the rest intact."""

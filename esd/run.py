@@ -1,0 +1,187 @@
+"""One training run, from its configuration to what it leaves: builds the objects, trains them, saves and judges."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch.utils.data import DataLoader
+
+from esd import layers, models
+from esd.cache import Store
+from esd.callbacks import Bar, Grids
+from esd.command import Mistake
+from esd.concepts import Concept, Draws, pair_up, preserved
+from esd.config import texts
+from esd.edits import Edit, fingerprint, save_edit
+from esd.erasure import Erasure
+from esd.files import write_json
+from esd.loggers import build_logger, finish
+from esd.phrases import Phrases
+from esd.sampling import sample
+from esd.trajectories import Cache, Fresh, Pool, Walks
+from esd.verdict import log, objective, report, verdict
+
+console = Console(highlight=False)
+
+
+def concepts_of(cfg: DictConfig) -> tuple[list[Concept], list[Concept]]:
+    """What the configuration erases, and what it preserves."""
+    erased = pair_up(texts(cfg.concept, "concept"), texts(cfg.erase_from, "erase_from") if cfg.erase_from else [""], cfg.eta)
+    if cfg.preserve is None:
+        return erased, []
+    if cfg.preserve == "auto":
+        if cfg.model.name != "emoji":
+            raise Mistake("preserve=auto knows the embedded model's objects only: give prompts, or a file of lines")
+        from esd.emoji.protocol import others
+
+        prompts = others([concept.text for concept in erased])
+    elif isinstance(cfg.preserve, str) and Path(cfg.preserve).is_file():
+        prompts = [line.strip() for line in Path(cfg.preserve).read_text(encoding="utf-8").splitlines() if line.strip()]
+    else:
+        prompts = texts(cfg.preserve, "preserve")
+    return erased, preserved(prompts, cfg.preserve_weight)
+
+
+def source_of(cfg: DictConfig, module_parts: tuple, walks: Walks) -> Fresh | Pool | Cache:
+    """The configured source of x_t."""
+    kind = cfg.trajectories.name
+    if kind == "student":
+        return Fresh(*module_parts)
+    if kind == "pool":
+        return Pool(*module_parts, walker=cfg.trajectories.walker)
+    options = cfg.trajectories
+    dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}[options.dtype]
+    store = Store(options.folder, options.walks, options.seed, dtype, options.chunk, options.limit)
+    phrases = walks.phrases
+    pairs = [(k, j) for k, concept in enumerate(phrases.concepts) for j in range(len(phrases.templates) if concept.eta else 1)]
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("Rolling out", total=len(pairs) * options.walks * len(walks.sampler))
+        found = {pair: store.get(walks, *pair, lambda n: progress.advance(task, n)) for pair in pairs}
+    rows = [[found[k, j if (k, j) in found else 0] for j in range(len(phrases.templates))] for k in range(len(phrases.concepts))]
+    return Cache(rows, phrases)
+
+
+def forwards(cfg: DictConfig) -> str:
+    """U-Net forwards of an example, in words, for the announcement."""
+    return {
+        "student": f"about {cfg.sampling_steps + 2} forwards an example, of which {cfg.sampling_steps - 1} are walking",
+        "pool": f"{2 if cfg.trajectories.get('walker') == 'frozen' else 4} forwards an example, and the student's",
+        "cache": "the student's forward alone, once the walks are rolled out",
+    }[cfg.trajectories.name]
+
+
+def announce(cfg: DictConfig, concepts: list[Concept], kept: list[Concept], module: Erasure, folder: Path) -> None:
+    """What will happen, before it does."""
+    moved = sum(tensor.numel() for tensor in module.edit().values())
+    total = sum(p.numel() for p in module.student.parameters())
+    what = ", ".join(f"'{c.text}'" + (f" from '{c.erase_from}'" if c.erase_from else "") for c in concepts[:8])
+    what += f" and {len(concepts) - 8} more" if len(concepts) > 8 else ""
+    rows = {
+        "Erase": f"{what} from {cfg.model.name}, η = {cfg.eta:g}" + (f", preserving {len(kept)} prompts" if kept else ""),
+        "Train": f"{cfg.layers.name}: {moved:,} of {total:,} parameters in {len(module.trained)} tensors",
+        "Examples": f"{cfg.steps} steps of {cfg.batch}; x_t from {cfg.trajectories.name}: {forwards(cfg)}",
+        "Results": str(folder),
+    }
+    for name, text in rows.items():
+        console.print(f"[bold]{name:9}[/] {text}", soft_wrap=True)
+
+
+def record_of(cfg: DictConfig, concepts: list[Concept], base_hash: str, seconds: float) -> dict:
+    """All that an edit depends on, for its header."""
+    packages = ("torch", "diffusers", "transformers", "pytorch-lightning", "erased-diffusion")
+    return {
+        "base": cfg.model.name if cfg.model.path is None else str(cfg.model.path),
+        "base_hash": base_hash,
+        "concept": [concept.text for concept in concepts],
+        "erase_from": [concept.erase_from for concept in concepts],
+        "templates": list(cfg.templates),
+        "eta": cfg.eta,
+        "layers": cfg.layers.name,
+        "trajectories": OmegaConf.to_container(cfg.trajectories, resolve=True),
+        "guidance": cfg.guidance,
+        "sampling_steps": cfg.sampling_steps,
+        "steps": cfg.steps,
+        "batch": cfg.batch,
+        "lr": cfg.lr,
+        "seed": cfg.seed,
+        "preserve": OmegaConf.to_container(cfg, resolve=True)["preserve"],
+        "preserve_weight": cfg.preserve_weight,
+        "training_seconds": round(seconds, 2),
+        "command": shlex.join(["python", "-m", "esd.train", *HydraConfig.get().overrides.task]),
+        "versions": {"python": platform.python_version(), **{name: installed(name) for name in packages}},
+    }
+
+
+def installed(package: str) -> str:
+    try:
+        return version(package)
+    except ModuleNotFoundError:  # run from a checkout that was not installed
+        return "not installed"
+
+
+def run(cfg: DictConfig, folder: Path) -> float:
+    """Train as configured; leaves edit.safetensors, grid.png and metrics.json in `folder`. Returns the objective."""
+    concepts, kept = concepts_of(cfg)
+    model = models.load(cfg.model.path, cfg.model.name)
+    rule = layers.Rule(**OmegaConf.to_container(cfg.layers, resolve=True))
+    trained = layers.select(model.denoiser, rule)
+    base_hash = fingerprint(model.denoiser)
+    phrases = Phrases(model, concepts + kept, list(cfg.templates))
+    sampler = model.sampler(cfg.sampling_steps)
+    student = layers.student_of(model.denoiser, trained)
+    parts = (model, sampler, phrases, cfg.guidance, model.denoiser, student)
+    source = source_of(cfg, parts, Walks(*parts))
+    module = Erasure(
+        model, student, trained, phrases, sampler, source, instantiate(cfg.optimizer), instantiate(cfg.schedule)
+    )  # fmt: skip
+    announce(cfg, concepts, kept, module, folder)
+
+    shown = [template.format(c.text) for c in concepts for template in cfg.templates][:4]
+    shown = (shown * 3)[: max(3, len(shown))] + list(cfg.model.kept)
+    look = {"steps": min(30, cfg.sampling_steps), "guidance": cfg.guidance}
+    before = sample(model, model.denoiser, shown, range(len(shown)), **look)
+    logger = build_logger(cfg, folder)
+    try:
+        trainer = instantiate(
+            cfg.trainer,
+            _convert_="all",
+            max_steps=cfg.steps,
+            limit_train_batches=cfg.steps,
+            logger=logger,
+            callbacks=[Bar(refresh_rate=5), Grids(folder, shown, before, cfg.grid_every, **look)],
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        draws = Draws(
+            concepts=len(concepts), templates=len(cfg.templates), positions=len(sampler), batch=cfg.batch, seed=cfg.seed,
+            preserved=len(kept), preserved_batch=(cfg.preserve_batch or cfg.batch) if kept else 0,
+            walks=cfg.trajectories.get("walks"), staggered=cfg.trajectories.name == "pool",
+            rank=trainer.global_rank, world=trainer.world_size,
+        )  # fmt: skip
+        started = time.perf_counter()
+        trainer.fit(module, DataLoader(draws, batch_size=None))
+        seconds = time.perf_counter() - started
+        edit = Edit(module.edit(), record_of(cfg, concepts, base_hash, seconds))
+        save_edit(folder / "edit.safetensors", edit)
+        metrics = {"training_seconds": round(seconds, 2), "steps": cfg.steps, "examples": cfg.steps * cfg.batch}
+        if cfg.evaluate and cfg.model.name == "emoji":
+            metrics |= verdict(model, student, base_hash, [c.text for c in concepts], console)
+        write_json(folder / "metrics.json", {**metrics, "record": edit.record})
+        log(metrics, logger, folder)
+        report(metrics, folder, console)
+        return objective(metrics, cfg.objective)
+    finally:
+        finish(logger)

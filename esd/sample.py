@@ -1,0 +1,54 @@
+"""python -m esd.sample edit=… prompt=…: pictures of base and edit from the same noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from esd.command import Mistake, command, slug
+from esd.config import texts
+
+
+@command("sample")
+def main(cfg: DictConfig) -> None:
+    prompts = texts(cfg.prompt, "prompt")
+    if cfg.count < 1 or cfg.sampling_steps < 1:
+        raise Mistake(f"count={cfg.count} and sampling_steps={cfg.sampling_steps} must be 1 or more")
+    from hydra.core.hydra_config import HydraConfig
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from esd import edits, models, pictures, sampling
+
+    edit = edits.read_edit(cfg.edit)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    console = Console(highlight=False)
+    model = models.load(cfg.model.path, cfg.model.name)
+    asked = [prompt for prompt in prompts for _ in range(cfg.count)]
+    seeds = [cfg.seed + n for _ in prompts for n in range(cfg.count)]
+    console.print(f"{len(asked)} pictures each of base and edit, to {folder}", soft_wrap=True)
+    if (made_for := edit.record.get("base_hash")) and made_for != edits.fingerprint(model.denoiser):
+        console.print(f"[yellow]warning:[/] the edit was made for {edit.record.get('base')}, this {cfg.model.name} has other weights")
+    look = {"steps": cfg.sampling_steps, "guidance": cfg.guidance}
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("Drawing", total=2 * len(asked))
+        drawn = {}
+        for name in ("base", "edit"):
+            if name == "edit":
+                edits.apply(model.denoiser, edit)
+            drawn[name] = sampling.sample(
+                model, model.denoiser, asked, seeds, done=lambda n: progress.advance(task, n), **look
+            )
+    for name, images in drawn.items():
+        for prompt, seed, image in zip(asked, seeds, images, strict=True):
+            pictures.save(pictures.to_image(image), folder / name / f"{slug(prompt)}-{seed}.png")
+    rows = [images[i : i + cfg.count] for i in range(0, len(asked), cfg.count) for images in drawn.values()]
+    labels = [f"{name}: {prompt}" for prompt in prompts for name in drawn]
+    page = pictures.grid(rows, labels, [f"noise {cfg.seed + n}" for n in range(cfg.count)])
+    pictures.save(page, folder / "grid.png")
+    console.print(f"Side by side: {folder / 'grid.png'}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

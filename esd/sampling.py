@@ -1,0 +1,33 @@
+"""Pictures from prompts, each from the noise of its own seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from esd.models.stable_diffusion import StableDiffusion
+from esd.walks import pick, walk
+
+
+@torch.inference_mode()
+def sample(
+    model: StableDiffusion, denoiser: nn.Module, prompts: Sequence[str], seeds: Sequence[int], *, steps: int,
+    guidance: float, negative: str = "", batch: int = 64, done: Callable[[int], None] = lambda n: None,
+) -> Tensor:  # fmt: skip
+    """One picture for each (prompt, seed): (n, 3, H, W) in [0, 1], on the CPU. done(n) is told of every n finished."""
+    device = next(denoiser.parameters()).device
+    sampler = model.sampler(steps).to(device)
+    unique = {prompt: row for row, prompt in enumerate(dict.fromkeys([negative, *prompts]))}
+    table = {name: tensor.to(device) for name, tensor in model.encode(list(unique)).items()}
+    rows = torch.tensor([unique[prompt] for prompt in prompts])
+    pictures = []
+    for part, its_seeds in zip(rows.split(batch), torch.tensor(seeds).split(batch), strict=True):
+        x = sampler.start(model.noise(its_seeds).to(device))  # (b, C, h, w)
+        start = torch.zeros(len(part), dtype=torch.int64, device=device)
+        condition, null = pick(table, part), pick(table, torch.zeros_like(part))
+        x = walk(model, denoiser, sampler, x, start, torch.full_like(start, len(sampler)), condition, null, guidance)
+        pictures.append(model.decode(x).cpu())
+        done(len(part))
+    return torch.cat(pictures)  # (n, 3, H, W)

@@ -1,0 +1,38 @@
+"""python -m esd.train concept=nudity eta=1.0: erase a concept. See conf/train.yaml for the options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+import esd.config  # noqa: F401  (registers the options' types)
+from esd.command import command
+
+
+@command("train")
+def main(cfg: DictConfig) -> float:
+    esd.config.check(cfg)
+    if cfg.model.name == "emoji" and cfg.model.path is None:
+        from esd.emoji.subject import subject
+
+        for text in esd.config.texts(cfg.concept, "concept"):
+            subject(text)
+        for text in esd.config.texts(cfg.erase_from, "erase_from") if cfg.erase_from else []:
+            subject(text, "erase_from")
+    from esd.models import folder_of
+
+    folder_of(cfg.model.path)
+
+    from hydra.core.hydra_config import HydraConfig
+
+    from esd.quiet import quiet
+
+    quiet()
+    from esd.run import run
+
+    return run(cfg, Path(HydraConfig.get().runtime.output_dir))
+
+
+if __name__ == "__main__":
+    main()
