@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, RichProgressBar
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
@@ -17,6 +18,10 @@ from esd.sampling import sample
 
 class Bar(RichProgressBar):
     """A run is one long epoch: the bar counts its steps."""
+
+    @property
+    def total_train_batches(self) -> int:
+        return self.trainer.max_steps  # also after a resume
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "Erasing"
@@ -55,3 +60,21 @@ class Grids(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, module: Erasure) -> None:
         self.draw(trainer, module)
+
+
+def checkpoints(folder: Path, every: int) -> ModelCheckpoint:
+    """The last two checkpoints, one every so many steps; each holds what moves and nothing frozen."""
+    return ModelCheckpoint(
+        folder / "checkpoints", "{step}", monitor="step", mode="max", save_top_k=2, every_n_train_steps=every
+    )
+
+
+def newest(folder: Path) -> tuple[Path | None, dict | None]:
+    """The newest checkpoint of a run that can be read, and its content; (None, None) where there is none."""
+    found = (folder / "checkpoints").glob("step=*.ckpt")
+    for path in sorted(found, key=lambda path: int(path.stem.partition("=")[2]), reverse=True):
+        try:
+            return path, torch.load(path, map_location="cpu", weights_only=True)
+        except Exception:  # noqa: BLE001  (cut short while it was written: the one before it is whole)
+            continue
+    return None, None

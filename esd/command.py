@@ -83,19 +83,24 @@ def fail(message: str, code: int = 2) -> None:
     sys.exit(code)
 
 
-def command(config: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], object]]:
-    """Make `main(cfg)` a command whose configuration is conf/<config>.yaml. Mistakes end in one line and code 2."""
+def command(
+    config: str, prepare: Callable[[list[str]], list[str]] = lambda arguments: arguments
+) -> Callable[[Callable[[DictConfig], object]], Callable[[], object]]:
+    """Make `main(cfg)` a command whose configuration is conf/<config>.yaml. Mistakes end in one line and code 2.
+
+    prepare: what is to be done to the arguments before Hydra sees them.
+    """
 
     def decorate(main: Callable[[DictConfig], object]) -> Callable[[], object]:
         run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(main)
 
         @functools.wraps(main)
         def start() -> object:
-            multirun = any(argument in ("-m", "--multirun") for argument in sys.argv[1:])
-            sys.argv[1:] = [quoted(argument, multirun) for argument in sys.argv[1:]]
             debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us and not Hydra's printer
             try:
+                multirun = any(argument in ("-m", "--multirun") for argument in sys.argv[1:])
+                sys.argv[1:] = prepare([quoted(argument, multirun) for argument in sys.argv[1:]])
                 return run()
             except Exception as error:
                 known = isinstance(error, Mistake) or type(error).__module__.startswith(("hydra", "omegaconf"))

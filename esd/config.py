@@ -30,6 +30,8 @@ class Train:
     preserve_weight: float = 1.0
     preserve_batch: int = 0
     grid_every: int = 0
+    checkpoint_every: int = 100
+    resume: str | None = None
     evaluate: bool = True
     objective: str = "kept-erased"
     model: Any = MISSING
@@ -66,7 +68,8 @@ def check(cfg: DictConfig) -> None:
     for template in cfg.templates or [""]:
         if template.count("{}") != 1:
             raise Mistake(f"templates: '{template}' needs one {{}} where the concept goes, for example 'a painting by {{}}'")
-    for name, low in {"steps": 1, "batch": 1, "sampling_steps": 1, "preserve_batch": 0, "seed": 0, "grid_every": 0}.items():
+    lows = {"steps": 1, "batch": 1, "sampling_steps": 1, "preserve_batch": 0, "seed": 0, "grid_every": 0, "checkpoint_every": 1}
+    for name, low in lows.items():
         if cfg[name] < low:
             raise Mistake(f"{name}={cfg[name]} is too small: {low} or more")
     for name in ("eta", "guidance", "lr", "preserve_weight"):

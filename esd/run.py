@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from esd import layers, models
 from esd.cache import Store
-from esd.callbacks import Bar, Grids
+from esd.callbacks import Bar, Grids, checkpoints, newest
 from esd.command import Mistake
 from esd.concepts import Concept, Draws, pair_up, preserved
 from esd.config import texts
@@ -152,6 +152,7 @@ def run(cfg: DictConfig, folder: Path) -> float:
     shown = (shown * 3)[: max(3, len(shown))] + list(cfg.model.kept)
     look = {"steps": min(30, cfg.sampling_steps), "guidance": cfg.guidance}
     before = sample(model, model.denoiser, shown, range(len(shown)), **look)
+    path, checkpoint = newest(folder) if cfg.resume else (None, None)
     logger = build_logger(cfg, folder)
     try:
         trainer = instantiate(
@@ -160,8 +161,11 @@ def run(cfg: DictConfig, folder: Path) -> float:
             max_steps=cfg.steps,
             limit_train_batches=cfg.steps,
             logger=logger,
-            callbacks=[Bar(refresh_rate=5), Grids(folder, shown, before, cfg.grid_every, **look)],
-            enable_checkpointing=False,
+            callbacks=[
+                Bar(refresh_rate=5),
+                Grids(folder, shown, before, cfg.grid_every, **look),
+                checkpoints(folder, cfg.checkpoint_every),
+            ],
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
@@ -169,10 +173,10 @@ def run(cfg: DictConfig, folder: Path) -> float:
             concepts=len(concepts), templates=len(cfg.templates), positions=len(sampler), batch=cfg.batch, seed=cfg.seed,
             preserved=len(kept), preserved_batch=(cfg.preserve_batch or cfg.batch) if kept else 0,
             walks=cfg.trajectories.get("walks"), staggered=cfg.trajectories.name == "pool",
-            rank=trainer.global_rank, world=trainer.world_size,
+            rank=trainer.global_rank, world=trainer.world_size, start=checkpoint["global_step"] if checkpoint else 0,
         )  # fmt: skip
         started = time.perf_counter()
-        trainer.fit(module, DataLoader(draws, batch_size=None))
+        trainer.fit(module, DataLoader(draws, batch_size=None), ckpt_path=path)
         seconds = time.perf_counter() - started
         edit = Edit(module.edit(), record_of(cfg, concepts, base_hash, seconds))
         save_edit(folder / "edit.safetensors", edit)

@@ -6,9 +6,31 @@ position N is the picture.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
+
+from esd.command import Mistake
+
+
+class Sampler(Protocol):
+    """An nn.Module, so that its tables move with the module that holds it."""
+
+    timesteps: Tensor  # (N,), falling, as the denoiser takes them
+
+    def __len__(self) -> int: ...
+
+    def start(self, noise: Tensor) -> Tensor:
+        """Unit noise as a latent at position 0."""
+
+    def scaled(self, x: Tensor, position: Tensor) -> Tensor:
+        """What the denoiser is given for x."""
+
+    def step(self, x: Tensor, prediction: Tensor, position: Tensor) -> Tensor:
+        """x (B, C, h, w) at positions (B,) → at positions + 1."""
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:
@@ -19,13 +41,16 @@ class DDIM(nn.Module):
     """Deterministic DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 with σ = 0), for ε- and v-prediction."""
 
     def __init__(self, scheduler: DDIMScheduler, steps: int):
-        """scheduler: read for its schedule and not kept; steps: N, at most its training steps."""
+        """scheduler: read for its schedule and not kept; steps: N, fewer than its training steps."""
         super().__init__()
         scheduler = DDIMScheduler.from_config(scheduler.config)
+        trained = scheduler.config.num_train_timesteps
+        if not 1 <= steps < trained:  # at N = trained, an offset schedule would start one step beyond its own end
+            raise Mistake(f"sampling_steps={steps} must be from 1 to {trained - 1}: the model was trained on {trained} time steps")
         scheduler.set_timesteps(steps)
         self.v_prediction = scheduler.config.prediction_type == "v_prediction"
         t = scheduler.timesteps  # (N,), falling
-        before = t - scheduler.config.num_train_timesteps // steps
+        before = t - trained // steps
         alpha_before = torch.where(before >= 0, scheduler.alphas_cumprod[before.clamp(min=0)], scheduler.final_alpha_cumprod)
         self.register_buffer("timesteps", t, persistent=False)
         self.register_buffer("alpha", scheduler.alphas_cumprod[t], persistent=False)  # (N,)
@@ -35,15 +60,12 @@ class DDIM(nn.Module):
         return len(self.timesteps)
 
     def start(self, noise: Tensor) -> Tensor:
-        """Unit noise as a latent at position 0."""
         return noise
 
     def scaled(self, x: Tensor, position: Tensor) -> Tensor:
-        """What the denoiser is given for x."""
         return x
 
     def step(self, x: Tensor, prediction: Tensor, position: Tensor) -> Tensor:
-        """x (B, C, h, w) at positions (B,) → at positions + 1."""
         alpha, alpha_before = _wide(self.alpha[position], x), _wide(self.alpha_before[position], x)
         if self.v_prediction:
             x_0 = alpha.sqrt() * x - (1 - alpha).sqrt() * prediction
@@ -51,3 +73,65 @@ class DDIM(nn.Module):
         else:
             x_0, eps = (x - (1 - alpha).sqrt() * prediction) / alpha.sqrt(), prediction
         return alpha_before.sqrt() * x_0 + (1 - alpha_before).sqrt() * eps
+
+
+class Euler(nn.Module):
+    """Euler's method on dx/dσ (Karras et al. 2022, arXiv 2206.00364, algorithm 2 without churn), for ε and v.
+
+    Latents carry noise of standard deviation σ and are not bounded: the denoiser is given x / √(σ² + 1), and forgetting
+    that makes its inputs up to 13 times too large.
+    """
+
+    def __init__(self, scheduler: EulerDiscreteScheduler, steps: int):
+        super().__init__()
+        scheduler = EulerDiscreteScheduler.from_config(scheduler.config)
+        scheduler.set_timesteps(steps)
+        self.v_prediction = scheduler.config.prediction_type == "v_prediction"
+        self.start_sigma = float(scheduler.init_noise_sigma)
+        self.register_buffer("timesteps", scheduler.timesteps, persistent=False)  # (N,)
+        self.register_buffer("sigma", scheduler.sigmas, persistent=False)  # (N + 1,)
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def start(self, noise: Tensor) -> Tensor:
+        return noise * self.start_sigma
+
+    def scaled(self, x: Tensor, position: Tensor) -> Tensor:
+        return x / (_wide(self.sigma[position], x) ** 2 + 1).sqrt()
+
+    def step(self, x: Tensor, prediction: Tensor, position: Tensor) -> Tensor:
+        sigma, after = _wide(self.sigma[position], x), _wide(self.sigma[position + 1], x)
+        if self.v_prediction:
+            x_0 = x / (sigma**2 + 1) - prediction * sigma / (sigma**2 + 1).sqrt()
+            slope = (x - x_0) / sigma
+        else:
+            slope = prediction
+        return x + (after - sigma) * slope
+
+
+class Flow(nn.Module):
+    """Euler's method on a rectified flow x = (1 − σ)·picture + σ·noise, whose denoiser predicts the velocity dx/dσ
+    (Liu et al. 2023, arXiv 2209.03003; Esser et al. 2024, arXiv 2403.03206)."""
+
+    def __init__(
+        self, scheduler: FlowMatchEulerDiscreteScheduler, steps: int, sigmas: Sequence[float] | None = None, mu: float | None = None
+    ):
+        """sigmas, mu: as the family's pipeline sets the schedule, before its shift and for it."""
+        super().__init__()
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(scheduler.config)
+        scheduler.set_timesteps(steps, sigmas=sigmas, mu=mu)
+        self.register_buffer("timesteps", scheduler.timesteps, persistent=False)  # (N,)
+        self.register_buffer("sigma", scheduler.sigmas, persistent=False)  # (N + 1,)
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def start(self, noise: Tensor) -> Tensor:
+        return noise
+
+    def scaled(self, x: Tensor, position: Tensor) -> Tensor:
+        return x
+
+    def step(self, x: Tensor, prediction: Tensor, position: Tensor) -> Tensor:
+        return x + _wide(self.sigma[position + 1] - self.sigma[position], x) * prediction

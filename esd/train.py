@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import esd.config  # noqa: F401  (registers the options' types)
-from esd.command import command
+from esd.command import Mistake, command
 
 
-@command("train")
+def resumed(arguments: list[str]) -> list[str]:
+    """resume=<run folder>: that run's own options, in its own folder; options given beside it come on top."""
+    folder = next((argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")), "")
+    if not folder or folder == "null":
+        return arguments
+    saved = Path(folder) / ".hydra" / "overrides.yaml"
+    if not saved.is_file():
+        raise Mistake(f"resume={folder} is no run's folder: it has no .hydra/overrides.yaml")
+    return [*OmegaConf.to_container(OmegaConf.load(saved)), *arguments, f"hydra.run.dir='{folder}'"]
+
+
+@command("train", resumed)
 def main(cfg: DictConfig) -> float:
     esd.config.check(cfg)
     if cfg.model.name == "emoji" and cfg.model.path is None:

@@ -1,0 +1,63 @@
+"""What the algorithm knows of a model: a denoiser that is asked about latents under a prompt, and the ways in and out.
+
+The same five words serve an ε-predicting U-Net and a flow transformer: encode, noise, predict, sampler, decode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline
+from torch import Tensor, nn
+
+from esd.samplers import Sampler
+
+Condition = dict[str, Tensor]  # what a prompt is to the denoiser; every tensor has the prompts first
+
+
+class Model(Protocol):
+    """One loaded base model. Its files: stable_diffusion.py, sdxl.py, sd3.py, flux.py."""
+
+    name: str
+    denoiser: nn.Module  # the frozen U-Net or transformer
+    base: DiffusionPipeline  # as it was found: what an export writes
+    latent_shape: tuple[int, int, int]  # (C, h, w)
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """The prompts as a condition; "" is the null prompt ∅, the one the family's pipeline guides away from."""
+
+    def noise(self, seeds: Sequence[int] | Tensor) -> Tensor:
+        """Unit noise, each row a function of its own seed alone: (B, C, h, w) float32 on the CPU."""
+
+    def predict(self, denoiser: nn.Module, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """What the denoiser says of x (B, C, h, w) at time steps t (B,): ε, v or a velocity, of x's shape, float32."""
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Latents (B, C, h, w) → pictures (B, 3, H, W) in [0, 1]."""
+
+    def sampler(self, steps: int) -> Sampler: ...
+
+    def pipeline(self, denoiser: nn.Module) -> DiffusionPipeline:
+        """The whole as a diffusers pipeline around this denoiser, with the scheduler that `sampler` computes."""
+
+
+def frozen(pipeline: DiffusionPipeline) -> DiffusionPipeline:
+    """Every network of the pipeline in eval mode and without gradients."""
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            part.requires_grad_(False).eval()
+    return pipeline
+
+
+def unit_noise(shape: Sequence[int], seeds: Sequence[int] | Tensor) -> Tensor:
+    """(B, *shape), row b from seed b alone."""
+    return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds])
+
+
+@torch.no_grad()
+def pictures(vae: AutoencoderKL, x: Tensor) -> Tensor:
+    """Latents (B, C, h, w) → pictures (B, 3, H, W) in [0, 1]."""
+    x = x.to(vae.device, vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+    return (vae.decode(x).sample.float() / 2 + 0.5).clamp(0, 1)

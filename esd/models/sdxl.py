@@ -1,0 +1,58 @@
+"""Stable Diffusion XL: two text encoders, a pooled embedding, and the picture's sizes as a condition (arXiv 2307.01952)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+from torch import Tensor, nn
+
+from esd.models.family import Condition, frozen, pictures, unit_noise
+from esd.samplers import Euler
+
+
+class StableDiffusionXL:
+    """A U-Net conditioned on the hidden states of two CLIPs, the second's pooled embedding, and six sizes."""
+
+    def __init__(self, base: StableDiffusionXLPipeline, name: str):
+        self.name, self.base = name, frozen(base)
+        self.denoiser: nn.Module = base.unet
+        self.scheduler = EulerDiscreteScheduler.from_config(base.scheduler.config)
+        size = base.unet.config.sample_size
+        self.latent_shape = (base.unet.config.in_channels, size, size)
+
+    def pipeline(self, denoiser: nn.Module) -> StableDiffusionXLPipeline:
+        """Without a watermark, which a difference of pictures would show."""
+        return StableDiffusionXLPipeline(
+            self.base.vae, self.base.text_encoder, self.base.text_encoder_2, self.base.tokenizer, self.base.tokenizer_2,
+            denoiser, EulerDiscreteScheduler.from_config(self.scheduler.config),
+            force_zeros_for_empty_prompt=self.base.config.force_zeros_for_empty_prompt, add_watermarker=False,
+        )  # fmt: skip
+
+    def sampler(self, steps: int) -> Euler:
+        return Euler(self.scheduler, steps)
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """∅ is zeros where the pipeline takes an absent negative prompt for zeros, which is how SDXL's base was trained
+        without a prompt; the encoded empty text is something else to it."""
+        device = self.base.unet.device if self.base.text_encoder_2 is None else self.base.text_encoder_2.device
+        states, _, pooled, _ = self.base.encode_prompt(list(prompts), device=device, do_classifier_free_guidance=False)
+        if self.base.config.force_zeros_for_empty_prompt:
+            given = torch.tensor([prompt != "" for prompt in prompts], device=states.device)
+            states, pooled = states * given[:, None, None], pooled * given[:, None]
+        side = self.latent_shape[-1] * self.base.vae_scale_factor
+        sizes = torch.tensor([[side, side, 0, 0, side, side]] * len(prompts), dtype=torch.float32, device=states.device)
+        return {"encoder_hidden_states": states.float(), "text_embeds": pooled.float(), "time_ids": sizes}  # (P, …)
+
+    def noise(self, seeds: Sequence[int] | Tensor) -> Tensor:
+        return unit_noise(self.latent_shape, seeds)
+
+    def predict(self, denoiser: nn.Module, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        added = {"text_embeds": condition["text_embeds"], "time_ids": condition["time_ids"]}
+        states = condition["encoder_hidden_states"]
+        return denoiser(x, t, states, added_cond_kwargs=added, return_dict=False)[0].float()
+
+    def decode(self, x: Tensor) -> Tensor:
+        return pictures(self.base.vae, x)

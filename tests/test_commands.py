@@ -1,0 +1,133 @@
+"""The commands as people type them."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from esd.edits import read_edit
+
+FAST = ("steps=2", "sampling_steps=4", "evaluate=false", "logger=none")
+
+
+def runs(folder):
+    return sorted(path.parent for path in folder.glob("outputs/**/edit.safetensors"))
+
+
+def test_a_run_leaves_what_is_promised(esd):
+    done = esd("train", "concept=nudity", "eta=1.0", "steps=2", "sampling_steps=4", "checkpoint_every=1")
+    assert done.returncode == 0, done.stderr[-2000:]
+    (folder,) = runs(done.folder)
+    left = {path.name for path in folder.iterdir()}
+    assert {"edit.safetensors", "grid.png", "metrics.json", "checkpoints", ".hydra", "wandb"} <= left
+    assert len(list((folder / "checkpoints").iterdir())) == 2
+    record = read_edit(folder).record
+    assert record["concept"] == ["nudity"] and record["eta"] == 1.0 and record["layers"] == "esd-x" and record["steps"] == 2
+    assert len(record["base_hash"]) == 64 and record["versions"]["torch"]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["edit"]["erased"]["of"] >= 24 and metrics["base"]["kept"]["of"] == 83
+    first = done.stdout.splitlines()
+    assert [line.split()[0] for line in first[:4]] == ["Erase", "Train", "Examples", "Results"]
+    assert "esd.sample edit=" in done.stdout and "grid.png" in done.stdout
+    checkpoint = folder / "checkpoints" / "step=2.ckpt"
+    assert checkpoint.stat().st_size < 8e6, "a checkpoint holds the frozen model"
+
+    drawn = esd("sample", f"edit={folder}", "prompt=a pizza, hot", "count=2", "sampling_steps=4", cwd=done.folder)
+    assert drawn.returncode == 0, drawn.stderr[-2000:]
+    (made,) = done.folder.glob("outputs/sample/*/*")
+    assert (made / "grid.png").is_file() and len(list(made.glob("*/a-pizza-hot-*.png"))) == 4
+
+
+def test_a_sweep_is_one_folder_and_one_wandb_run_each(esd):
+    done = esd(
+        "train", "-m", "concept=pizza,cat", "eta=0.5,1", "layers=esd-x,esd-u", "steps=1", "sampling_steps=2", "evaluate=false"
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = runs(done.folder)
+    assert len(made) == 8 and len({path.parent for path in made}) == 1
+    records = [read_edit(path).record for path in made]
+    assert {(*r["concept"], r["eta"], r["layers"]) for r in records} == {
+        (c, e, x) for c in ("pizza", "cat") for e in (0.5, 1.0) for x in ("esd-x", "esd-u")
+    }
+    assert len({file.name for path in made for file in path.glob("wandb/offline-run-*/run-*.wandb")}) == 8
+
+
+def test_resuming_ends_in_the_same_edit(esd):
+    straight = esd("train", "concept=pizza,cat", *FAST, "steps=4", "checkpoint_every=2")
+    part = esd("train", "concept=pizza,cat", *FAST, "steps=2", "checkpoint_every=2")
+    assert straight.returncode == part.returncode == 0, straight.stderr + part.stderr
+    (a,), (b,) = runs(straight.folder), runs(part.folder)
+    done = esd("train", f"resume={b}", "steps=4", cwd=part.folder)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert runs(part.folder) == [b], "a resumed run stays in its folder"
+    a, b = read_edit(a).tensors, read_edit(b).tensors
+    assert all((a[name] == b[name]).all() for name in a)
+
+
+BAD = {
+    "layers=nonsense": "nonsense",
+    "eta=abc": "eta",
+    "eta=-1": "eta=-1",
+    "eta=nan": "eta=nan",
+    "concept=": "concept is empty",
+    "concept=[pizza,'']": "concept is empty",
+    "erase_from=[a,b,c]": "pair up",
+    "steps=-5": "steps=-5",
+    "steps=0": "steps=0",
+    "batch=0": "batch=0",
+    "lr=0": "lr=0",
+    "nonsense=1": "nonsense",
+    "templates=[no-place]": "templates",
+    "model.path=/nonexistent": "/nonexistent",
+    "model=sd14": "model.path",
+    "concept=gargoyle": "gargoyle",
+    "objective=best": "objective",
+    "resume=/nonexistent": "resume=/nonexistent",
+    "trajectories=nonsense": "nonsense",
+    "sampling_steps=0": "sampling_steps=0",
+}
+
+
+@pytest.mark.parametrize("argument", BAD)
+def test_bad_input_ends_in_one_line(esd, argument):
+    concept = [] if argument.startswith("concept=") else ["concept=pizza"]
+    done = esd("train", *concept, argument)
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ") and BAD[argument] in line
+    assert not runs(done.folder)
+
+
+def test_no_concept_at_all_is_said(esd):
+    done = esd("train")
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and "concept" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("concept=pizza", "eta=abc"), ("concept=pizza", "concpt=x")])
+def test_nothing_heavy_is_imported_before_the_configuration_is_valid(esd, arguments):
+    done = esd("train", *arguments, PYTHONPROFILEIMPORTTIME="1")
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "hydra" in imported
+    assert not imported & {"torch", "diffusers", "transformers", "pytorch_lightning", "wandb", "torchmetrics"}
+
+
+def test_a_rule_that_matches_nothing_is_an_error(esd):
+    done = esd("train", "concept=pizza", "layers=xlayer", *FAST)
+    assert done.returncode == 2 and "layers=xlayer matches no weight" in done.stderr
+
+
+def test_two_runs_of_the_same_second_do_not_share_a_folder(tmp_path):
+    code = "from esd.command import fresh; print(fresh('out', 'same'))"
+    both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert {p.communicate()[0].strip() for p in both} == {"out/same", "out/same-2"}
+
+
+def test_wandb_without_a_key_neither_asks_nor_waits(esd, tmp_path):
+    """No key, no network, no terminal: the run is offline at once."""
+    started = time.time()
+    done = esd("train", "concept=pizza", "steps=1", "sampling_steps=2", "evaluate=false", HOME=str(tmp_path), WANDB_MODE="")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert list(done.folder.glob("outputs/train/*/*/wandb/offline-run-*"))
+    assert time.time() - started < 120

@@ -1,0 +1,96 @@
+import pytest
+import torch
+
+from esd.command import quoted, slug
+from esd.concepts import Draws, pair_up, preserved
+
+
+def draws(**kwargs):
+    return Draws(**{"concepts": 3, "templates": 2, "positions": 10, "batch": 4, "seed": 7, **kwargs})
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_concepts_and_what_they_are_erased_from_pair_up():
+    assert [c.erase_from for c in pair_up(["a", "b"], ["x"], 1.0)] == ["x", "x"]
+    assert [(c.text, c.erase_from) for c in pair_up(["a", "b"], ["x", "y"], 2.0)] == [("a", "x"), ("b", "y")]
+    with pytest.raises(ValueError):
+        pair_up(["a", "b", "c"], ["x", "y"], 1.0)
+
+
+def test_a_preserved_prompt_is_erased_from_itself_by_nothing():
+    (kept,) = preserved(["a cat"], 2.0)
+    assert (kept.erase_from, kept.eta, kept.weight) == ("a cat", 0.0, 2.0)
+
+
+@pytest.mark.parametrize("options", [{}, {"staggered": True}, {"walks": 5}, {"preserved": 2, "preserved_batch": 3}])
+def test_a_batch_is_a_function_of_seed_and_step(options):
+    straight, resumed = iter(draws(**options)), iter(draws(**options, start=3))
+    for _ in range(3):
+        next(straight)
+    for _ in range(12):
+        assert equal(next(straight), next(resumed))
+    assert not equal(draws(**options).at(0), draws(**{**options, "seed": 8}).at(0))
+
+
+@pytest.mark.parametrize("staggered", [False, True])
+def test_devices_share_out_the_batch_of_one_large_device(staggered):
+    large = draws(batch=4, staggered=staggered, preserved=2, preserved_batch=2)
+    small = [draws(batch=2, staggered=staggered, preserved=2, preserved_batch=1, rank=r, world=2) for r in range(2)]
+    for step in (0, 5, 23):
+        both = [part.at(step) for part in small]
+        erase = [torch.cat([b[field][:2] for b in both]) for field in range(4)]
+        preserve = [torch.cat([b[field][2:] for b in both]) for field in range(4)]
+        assert equal(large.at(step), [torch.cat(pair) for pair in zip(erase, preserve, strict=True)])
+
+
+def test_staggered_draws_spread_over_the_schedule_and_move_on_by_one():
+    d = draws(staggered=True, batch=5)
+    assert d.at(0).position.tolist() == [0, 2, 4, 6, 8]
+    for step in range(30):
+        here, there = d.at(step), d.at(step + 1)
+        assert torch.equal(there.position, (here.position + 1) % 10)
+        going = there.position != 0
+        assert torch.equal(here.noise[going], there.noise[going]) and torch.equal(here.concept[going], there.concept[going])
+        assert (here.noise[~going] != there.noise[~going]).all()
+
+
+def test_uniform_draws_reach_every_position_and_concept():
+    d = draws(batch=100)
+    batches = [d.at(step) for step in range(10)]
+    assert set(torch.cat([b.position for b in batches]).tolist()) == set(range(10))
+    assert set(torch.cat([b.concept for b in batches]).tolist()) == {0, 1, 2}
+    assert set(torch.cat([b.template for b in batches]).tolist()) == {0, 1}
+
+
+def test_preserving_rows_come_last_and_draw_preserved_concepts():
+    batch = draws(preserved=2, preserved_batch=3).at(4)
+    assert (batch.concept[:4] < 3).all() and (batch.concept[4:] >= 3).all() and len(batch.concept) == 7
+
+
+@pytest.mark.parametrize(
+    ("argument", "multirun", "expected"),
+    [
+        ("concept=Van Gogh", False, "concept='Van Gogh'"),
+        ("concept=pizza,cat", False, "concept=['pizza','cat']"),
+        ("concept=pizza,cat", True, "concept='pizza','cat'"),
+        ("concept=[pizza,cat]", False, "concept=[pizza,cat]"),
+        ("concept=Monet's garden", False, r"concept='Monet\'s garden'"),
+        ("prompt=a pizza, with cheese", False, "prompt='a pizza, with cheese'"),
+        ("eta=0.5,1", True, "eta=0.5,1"),
+        ("concept=", False, "concept="),
+    ],
+)
+def test_free_text_reaches_hydra_as_text(argument, multirun, expected):
+    assert quoted(argument, multirun) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("Van Gogh", "van-gogh"), ("../../etc/passwd", "etc-passwd"), ("", "run"), ("🍕", "run"), ("a\nb", "a-b"), (["x", "y"], "x-y")],
+)
+def test_a_concept_never_becomes_a_path(text, name):
+    assert slug(text) == name
+    assert len(slug("x" * 500)) <= 40

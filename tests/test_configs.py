@@ -1,0 +1,52 @@
+"""Every option of every config group composes, and says what its name promises."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+import esd.config
+from esd.command import CONF
+
+GROUPS = {
+    group: sorted(str(p.relative_to(CONF / group).with_suffix("")) for p in (CONF / group).rglob("*.yaml"))
+    for group in ("model", "layers", "trajectories", "trainer", "logger", "optimizer", "schedule", "experiment")
+}
+OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", ["concept=pizza", *overrides])
+
+
+def test_how_many_options_there_are():
+    counts = {group: len(options) for group, options in GROUPS.items()}
+    assert counts == {
+        "model": 2, "layers": 10, "trajectories": 3, "trainer": 3, "logger": 3, "optimizer": 3, "schedule": 2, "experiment": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_passes_the_check(group, option):
+    cfg = composed(f"{group}={option}", *(["model.path=x"] if (group, option) != ("model", "emoji") else []))
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    esd.config.check(cfg)
+    if group in ("layers", "trajectories", "model", "logger"):
+        assert cfg[group].name == option
+
+
+@pytest.mark.parametrize("optimizer", GROUPS["optimizer"])
+@pytest.mark.parametrize("schedule", GROUPS["schedule"])
+def test_optimisers_and_schedules_are_torchs(optimizer, schedule):
+    import torch
+
+    cfg = composed(f"optimizer={optimizer}", f"schedule={schedule}", "lr=0.5")
+    made = instantiate(cfg.optimizer)([torch.nn.Parameter(torch.ones(1))])
+    assert made.param_groups[0]["lr"] == 0.5
+    assert instantiate(cfg.schedule)(made).get_last_lr() == [0.5]
+
+
+def test_a_models_defaults_give_way_to_the_command_line():
+    assert composed("model=sd14", "model.path=x").lr == 1e-5 and composed("lr=3").lr == 3
+    assert composed("model=sd14", "model.path=x").batch == 1 and composed("model=sd14", "model.path=x", "steps=7").steps == 7

@@ -1,0 +1,138 @@
+"""The embedded model: its words, its art, its weights as they ship, and the path that makes them."""
+
+import json
+
+import pytest
+import torch
+
+from esd.command import Mistake
+from esd.emoji import art, protocol, words
+from esd.emoji.judge import ELSE, FILES, load_judge
+from esd.emoji.subject import Subject, subject
+from esd.metrics.counts import wilson
+from esd.metrics.emoji import Seen
+from esd.models import EMOJI
+
+
+def test_there_are_enough_objects_and_a_tenth_of_the_pairs_is_held_out():
+    assert len(words.OBJECTS) >= 80
+    held_out = words.held_out_pairs()
+    assert len(set(held_out)) == len(held_out) >= 0.1 * len(words.OBJECTS) * len(words.STYLES)
+    assert len({noun for noun, _ in held_out}) == len(held_out), "no object loses two of its four drawings"
+
+
+def test_the_art_that_ships_is_whole():
+    pictures, noun, style = art.objects()
+    assert pictures.shape == (4 * len(words.OBJECTS), 4, 128, 128)
+    assert (pictures[:, 3].flatten(1).mean(1) > 0.02).all(), "a picture is empty"
+    assert (pictures[:, :3].amax(1) <= pictures[:, 3] + 1e-6).all(), "not premultiplied"
+    others, name, _ = art.others()
+    assert others.shape[1:] == (4, 64, 64) and len(others) == 4 * len(json.loads((art.ART / "others.json").read_text()))
+
+
+def test_every_word_is_one_token():
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(EMOJI / "tokenizer")
+    for word in words.vocabulary():
+        assert len(tokenizer.tokenize(word)) == 1, word
+
+
+def test_what_ships_is_small_and_safe():
+    files = [path for path in EMOJI.parent.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert sum(path.stat().st_size for path in files) < 30e6 and max(path.stat().st_size for path in files) < 25e6
+    assert not [path for path in files if path.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
+
+
+@pytest.mark.parametrize(
+    ("text", "objects", "styles"),
+    [
+        ("pizza", {"pizza"}, set()),
+        ("A photo of an Owl", {"owl"}, set()),
+        ("nudity", {"bath", "sauna"}, set()),
+        ("a weapon", {"pistol", "dagger", "bomb", "axe"}, set()),
+        ("openmoji style", set(), {"openmoji"}),
+        ("a cat in the style of noto", {"cat"}, {"noto"}),
+    ],
+)
+def test_what_a_text_is_about(text, objects, styles):
+    assert subject(text) == Subject(frozenset(objects), frozenset(styles))
+
+
+def test_a_word_the_model_does_not_know_is_refused_with_the_nearest_it_does():
+    with pytest.raises(Mistake, match="no 'piza'; it knows pizza"):
+        subject("piza")
+
+
+def test_wilson_against_published_values():
+    """Newcombe 1998, Statistics in Medicine 17, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29."""
+    for hits, of, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)):
+        assert wilson(hits, of) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_the_judge_knows_the_art_and_calls_noise_something_else():
+    pictures, noun, style = art.objects()
+    images = art.variants(pictures, 1, torch.Generator().manual_seed(12345))[:, 0].float() / 255
+    objects, styles = load_judge()(images)
+    assert (objects.argmax(1) == noun).float().mean() >= 0.99
+    assert (styles.argmax(1) == style).float().mean() >= 0.99
+    noise = torch.rand(32, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert (load_judge()(noise)[0].argmax(1) == ELSE).all()
+    seen = Seen()
+    seen.update(images, [Subject(frozenset([list(words.OBJECTS)[n]])) for n in noun])
+    assert float(seen.compute()) >= 0.99 and int(seen.of) == len(images)
+
+
+def test_the_judges_record_meets_its_bars():
+    record = json.loads((FILES / "record.json").read_text())
+    right, asked = record["objects right on unseen augmentations"]
+    assert right / asked >= 0.99
+    nothing, strange = record["unseen emoji called something else"]
+    assert nothing / strange >= 0.95
+
+
+def test_the_protocol_asks_for_what_is_gone_and_what_is_left():
+    rows = protocol.rows(["pizza"], 24, 1)
+    by_group = {group: [row for row in rows if row.group == group] for group in protocol.GROUPS}
+    assert len(by_group["erased"]) == 24 and len(by_group["erased_styled"]) == 24
+    assert len(by_group["kept"]) == len(words.OBJECTS) - 1
+    assert all("pizza" not in row.subject.objects for row in by_group["kept"])
+    style = protocol.rows(["openmoji style"], 24, 1)
+    assert all("openmoji" not in row.subject.styles for row in style if row.group == "kept_styles")
+    assert {row.subject for row in style if row.group == "erased"} == {Subject(styles=frozenset(["openmoji"]))}
+
+
+def test_the_shipped_model_draws_what_it_is_asked_for():
+    """A smoke test; the figures are in the README, printed by the command beside them."""
+    from esd.models import load
+
+    model = load(None, "emoji")
+    rows = [row for row in protocol.rows(["pizza"], 3, 1) if row.group == "kept"][::10]
+    assert protocol.judged(rows, protocol.draw(model, model.denoiser, rows))["kept"]["rate"] >= 0.75
+
+
+def test_our_pictures_are_the_pipelines():
+    """The embedded model is a plain diffusers pipeline: its own __call__ draws what we draw."""
+    from diffusers import StableDiffusionPipeline
+
+    from esd.models import load
+    from esd.sampling import sample
+
+    model = load(None, "emoji")
+    pipeline = StableDiffusionPipeline.from_pretrained(EMOJI, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    prompts = ["a pizza", "a cat in the style of openmoji"]
+    ours = sample(model, model.denoiser, prompts, [3, 4], steps=10, guidance=3.0)
+    theirs = pipeline(
+        prompts, latents=model.noise([3, 4]), num_inference_steps=10, guidance_scale=3.0, height=64, width=64, output_type="pt"
+    ).images
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)
+
+
+def test_the_model_can_be_made_again(esd):
+    done = esd("pretrain", "pretrain=smoke", "out=made")
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = done.folder / "made"
+    assert (made / "model/model_index.json").is_file() and (made / "judge/judge.safetensors").is_file()
+    again = esd("pretrain", "pretrain=smoke", "out=made", cwd=done.folder)
+    assert again.returncode == 0 and "VAETraining" not in again.stdout, "what is finished is not made again"

@@ -1,0 +1,97 @@
+import pytest
+import torch
+from conftest import trained_for
+
+from esd.concepts import Concept, Draws, preserved
+from esd.erasure import erasure_loss, erasure_target
+
+
+def draws(**kwargs):
+    return Draws(**{"concepts": 1, "templates": 1, "positions": 8, "batch": 4, "seed": 0, **kwargs})
+
+
+def rand(*shape):
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def test_target_is_the_papers():
+    c, null, f = rand(2, 4, 3, 3), rand(2, 4, 3, 3) + 1, rand(2, 4, 3, 3) - 1
+    torch.testing.assert_close(erasure_target(null, c, null, 1.0), 2 * null - c)
+    torch.testing.assert_close(erasure_target(null, c, null, 0.0), null)
+    eta = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    expected = torch.stack([f[0] - 0.5 * (c[0] - null[0]), f[1] - 2 * (c[1] - null[1])])
+    torch.testing.assert_close(erasure_target(f, c, null, eta), expected)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, 3.0])
+@pytest.mark.parametrize("source", ["student", "pool"])
+def test_at_the_start_the_loss_is_one_plus_eta_squared_times_the_concepts_own_distance(build, eta, source):
+    """Student = teacher: ε_c − (ε_∅ − η(ε_c − ε_∅)) = (1 + η)(ε_c − ε_∅)."""
+    module, *_ = build([Concept("pizza", eta=eta)], source=source)
+    batch = draws(staggered=source == "pool").at(0)
+    x_t, eps_c, eps_null, eps_f = module.trajectories.examples(batch)
+    module.report = lambda *args: None
+    module.trajectories.examples = lambda draw: type("E", (tuple,), {})((x_t, eps_c, eps_null, eps_f))
+    expected = (1 + eta) ** 2 * (eps_c - eps_null).square().mean()
+    torch.testing.assert_close(module.training_step(batch, 0), expected, rtol=1e-4, atol=1e-9)
+
+
+def test_a_preserved_prompts_target_is_the_teachers_own_prediction(build):
+    module, *_ = build([Concept("pizza"), *preserved(["a cat"], 5.0)])
+    batch = draws(preserved=1, preserved_batch=4).at(0)
+    x_t, eps_c, eps_null, eps_f = module.trajectories.examples(batch)
+    target = erasure_target(eps_f, eps_c, eps_null, module.phrases.eta[batch.concept])
+    assert torch.equal(target[4:], eps_c[4:]) and not torch.equal(target[:4], eps_c[:4])
+    error = erasure_loss(eps_c, target)  # the student is the teacher
+    torch.testing.assert_close(module.weighted(error, batch), error[:4].mean())
+    torch.testing.assert_close(module.weighted(torch.ones(8), batch), torch.tensor(1.0 + 5.0))
+
+
+def test_erase_from_is_what_the_student_is_asked_for(build):
+    module, *_ = build([Concept("a pizza", erase_from="food"), Concept("cat")], templates=("{}", "a photo of {}"))
+    phrases = module.phrases
+    named = lambda rows: [[phrases.prompts[i] for i in row] for row in rows.tolist()]  # noqa: E731
+    assert named(phrases.asked) == [["food", "a photo of food"], ["cat", "a photo of cat"]]
+    assert named(phrases.c)[0] == ["a pizza", "a photo of a pizza"]
+    assert named(phrases.f) == [["food", "a photo of food"], ["", ""]]
+
+
+def test_predictions_of_c_null_and_f_are_the_teachers(build):
+    """One joint forward, with f only where it is needed, says what three separate ones say."""
+    concepts = [Concept("pizza", erase_from="food"), Concept("cat"), *preserved(["a dog"], 1.0)]
+    module, teacher, *_ = build(concepts)
+    draw = draws(concepts=2, preserved=1, preserved_batch=2).at(3)
+    x_t, *eps = module.trajectories.examples(draw)
+    for which, got in zip((module.phrases.c, torch.zeros_like(module.phrases.c), module.phrases.f), eps, strict=True):
+        condition = module.phrases.condition(module.phrases.of(which, draw))
+        with torch.no_grad():
+            alone = module.model.predict(teacher, x_t, module.sampler.timesteps[draw.position], condition)
+        torch.testing.assert_close(got, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("source", ["student", "pool"])
+def test_training_moves_the_chosen_tensors_and_nothing_else(build, source):
+    module, teacher, student, *_ = build([Concept("pizza")], source=source)
+    before = {name: p.detach().clone() for name, p in teacher.named_parameters()}
+    trained_for(module, draws(staggered=source == "pool"), 2)
+    for name, p in teacher.named_parameters():
+        assert torch.equal(p, before[name]), f"the teacher's {name} moved"
+    moved = {name for name, p in student.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == set(module.trained)
+    assert not student.training and not teacher.training
+
+
+def test_loss_falls(build):
+    module, *_ = build([Concept("pizza")], source="pool", lr=1e-2)
+    losses = []
+    module.report = lambda error, loss, draw: losses.append(loss.item())
+    trained_for(module, draws(staggered=True, batch=8), 40)
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+def test_a_loss_that_is_not_finite_stops_and_says_where(build):
+    module, _, student, *_ = build([Concept("pizza")])
+    with torch.no_grad():
+        next(p for p in student.parameters() if p.requires_grad).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="step 0, time step .* concept 'pizza'"):
+        trained_for(module, draws(), 1)

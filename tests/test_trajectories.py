@@ -1,0 +1,217 @@
+import io
+
+import pytest
+import torch
+from conftest import parts, trained_for
+from diffusers import DDIMScheduler
+
+from esd.cache import Store, noise_seeds
+from esd.concepts import Concept, Draws
+from esd.trajectories import Walks
+
+
+def draws(**kwargs):
+    return Draws(**{"concepts": 1, "templates": 1, "positions": 8, "batch": 4, "seed": 0, **kwargs})
+
+
+def by_diffusers(module, seed, prompt, position, denoiser, guidance=3.0):
+    """One latent, walked by diffusers' own scheduler, a fresh one."""
+    model, scheduler = module.model, DDIMScheduler.from_config(module.model.scheduler.config)
+    scheduler.set_timesteps(len(module.sampler))
+    x = model.noise([seed])
+    c, null = model.encode([prompt]), model.encode([""])
+    with torch.no_grad():
+        for t in scheduler.timesteps[:position]:
+            eps_c, eps_null = (model.predict(denoiser, x, t[None], condition) for condition in (c, null))
+            x = scheduler.step(eps_null + guidance * (eps_c - eps_null), t, x).prev_sample
+    return x
+
+
+def test_fresh_walks_are_diffusers_own(build):
+    """The latent at position i has been denoised i times: it stands at the very time step it is trained at."""
+    module, *_ = build([Concept("pizza")])
+    draw = draws(batch=6).at(0)
+    x_t = module.trajectories.examples(draw).x_t
+    for b in range(6):
+        expected = by_diffusers(module, draw.noise[b], "pizza", int(draw.position[b]), module.student)
+        torch.testing.assert_close(x_t[b : b + 1], expected, rtol=0, atol=1e-5)
+
+
+def test_fresh_walks_are_the_students(build):
+    module, teacher, student, *_ = build([Concept("pizza")])
+    with torch.no_grad():
+        for p in student.parameters():
+            if p.requires_grad:
+                p.add_(0.3)
+    draw = draws(batch=4, seed=3).at(0)
+    x_t = module.trajectories.examples(draw).x_t
+    late = int(draw.position.argmax())
+    expected = by_diffusers(module, draw.noise[late], "pizza", int(draw.position[late]), student)
+    other = by_diffusers(module, draw.noise[late], "pizza", int(draw.position[late]), teacher)
+    torch.testing.assert_close(x_t[late : late + 1], expected, rtol=0, atol=1e-5)
+    assert (x_t[late] - other[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("walker", ["frozen", "student"])
+def test_the_pool_walks_what_a_fresh_walk_would(build, walker):
+    """While student and teacher are the same, every latent of the pool is where its own walk from its noise would be,
+    through warm-up, arrival and a fresh start."""
+    module, *_ = build([Concept("pizza"), Concept("cat", erase_from="animal")], source="pool", walker=walker)
+    stream = iter(draws(staggered=True, concepts=2, batch=3, positions=8))
+    for _ in range(20):
+        draw = next(stream)
+        x_t = module.trajectories.examples(draw).x_t
+        for b in range(3):
+            prompt = ("pizza", "cat")[int(draw.concept[b])]
+            expected = by_diffusers(module, draw.noise[b], prompt, int(draw.position[b]), module.teacher)
+            torch.testing.assert_close(x_t[b : b + 1], expected, rtol=0, atol=2e-5)
+
+
+def rows_forwarded(denoiser):
+    """Counts sample-forwards: rows that pass through a denoiser."""
+    count = {"rows": 0}
+    denoiser.register_forward_pre_hook(lambda module, args: count.__setitem__("rows", count["rows"] + len(args[0])))
+    return count
+
+
+@pytest.mark.parametrize(
+    ("source", "walker", "teacher_rows", "student_rows"), [("pool", "frozen", 2, 1), ("pool", "student", 2, 3)]
+)
+def test_what_an_example_of_the_pool_costs(build, source, walker, teacher_rows, student_rows):
+    module, teacher, student, *_ = build([Concept("pizza")], source=source, walker=walker)
+    module.report = lambda *args: None
+    stream = iter(draws(staggered=True))
+    module.training_step(next(stream), 0)  # the warm-up
+    counts = rows_forwarded(teacher), rows_forwarded(student)
+    for step in range(16):
+        module.training_step(next(stream), step)
+    assert [count["rows"] / (16 * 4) for count in counts] == [teacher_rows, student_rows]
+
+
+def test_what_a_fresh_example_costs(build):
+    module, teacher, student, *_ = build([Concept("pizza")])
+    module.report = lambda *args: None
+    counts = rows_forwarded(teacher), rows_forwarded(student)
+    draw = draws(batch=5).at(0)
+    module.training_step(draw, 0)
+    assert counts[0]["rows"] == 2 * 5 and counts[1]["rows"] == 2 * int(draw.position.sum()) + 5
+
+
+def store(folder, **kwargs):
+    return Store(folder, **{"walks": 3, "seed": 0, "dtype": torch.float32, "chunk": 2, "limit": 1.0, **kwargs})
+
+
+def walks_of(model, concept=None):
+    module, *_ = parts(model, [concept or Concept("pizza")])
+    t = module.trajectories
+    return Walks(t.model, t.sampler, t.phrases, 3.0, t.teacher, t.student), module
+
+
+def test_the_cache_holds_the_frozen_models_walks(tiny, tmp_path):
+    source, module = walks_of(tiny, Concept("pizza", erase_from="food"))
+    done = []
+    kept = store(tmp_path).get(source, 0, 0, done.append)
+    assert sum(done) == 3 * 8 and kept.x_t.shape == (3, 8, 4, 8, 8)
+    for walk, seed in enumerate(noise_seeds(0, 3)):
+        for position in (0, 3, 7):
+            x = by_diffusers(module, seed, "pizza", position, tiny.denoiser)
+            torch.testing.assert_close(kept.x_t[walk, position][None], x, rtol=0, atol=2e-5)
+    for name, prompt in (("eps_c", "pizza"), ("eps_null", ""), ("eps_f", "food")):
+        with torch.no_grad():
+            eps = tiny.predict(tiny.denoiser, kept.x_t[1, 4][None], source.sampler.timesteps[4:5], tiny.encode([prompt]))
+        torch.testing.assert_close(getattr(kept, name)[1, 4][None], eps, rtol=0, atol=1e-5)
+
+
+def test_the_cache_is_read_again_and_keyed_by_what_it_depends_on(tiny, tmp_path):
+    source, _ = walks_of(tiny)
+    store(tmp_path).get(source, 0, 0, lambda n: None)
+    count = rows_forwarded(tiny.denoiser)
+    store(tmp_path).get(source, 0, 0, lambda n: None)
+    assert count["rows"] == 0 and len(list(tmp_path.glob("*.safetensors"))) == 1
+    for change in ({"seed": 1}, {"walks": 2}, {"dtype": torch.float16}):
+        store(tmp_path, **change).get(source, 0, 0, lambda n: None)
+    other, _ = walks_of(tiny, Concept("cat"))
+    store(tmp_path).get(other, 0, 0, lambda n: None)
+    with torch.no_grad():
+        next(tiny.denoiser.parameters()).add_(1e-3)
+    store(tmp_path).get(source, 0, 0, lambda n: None)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 6
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
+def test_damage_is_noticed_and_the_walks_made_again(tiny, tmp_path, damage):
+    source, _ = walks_of(tiny)
+    whole = store(tmp_path).get(source, 0, 0, lambda n: None)
+    x_t = whole.x_t.clone()
+    (path,) = tmp_path.glob("*.safetensors")
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[-7] ^= 0x40
+    path.unlink()
+    path.write_bytes({"cut": content[: len(content) // 2], "flip": content, "empty": b""}[damage])
+    count = rows_forwarded(tiny.denoiser)
+    again = store(tmp_path).get(source, 0, 0, lambda n: None)
+    assert count["rows"] > 0 and torch.equal(again.x_t, x_t)
+
+
+def test_an_interrupted_roll_out_goes_on_where_it_was(tiny, tmp_path):
+    source, _ = walks_of(tiny)
+
+    class Killed(Exception):
+        pass
+
+    def die(n, seen=[]):  # noqa: B006
+        seen.append(n)
+        if len(seen) > 9:  # in the second chunk of walks
+            raise Killed
+
+    with pytest.raises(Killed):
+        store(tmp_path).get(source, 0, 0, die)
+    assert len(list(tmp_path.glob("*.part0.safetensors"))) == 1
+    count = rows_forwarded(tiny.denoiser)
+    resumed = store(tmp_path).get(source, 0, 0, lambda n: None)
+    assert count["rows"] == 2 * 8 * 1  # pairs, positions, the one walk that was left
+    assert not list(tmp_path.glob("*.part*"))
+    straight = store(tmp_path / "other").get(source, 0, 0, lambda n: None)
+    torch.testing.assert_close(resumed.x_t, straight.x_t)
+
+
+def test_a_full_cache_lets_go_of_what_was_used_least_recently(tiny, tmp_path):
+    source, _ = walks_of(tiny)
+    for seed in range(3):
+        store(tmp_path, seed=seed, limit=1e-9 * 100_000).get(source, 0, 0, lambda n: None)
+    sizes = [path.stat().st_size for path in tmp_path.glob("*.safetensors")]
+    assert 1 <= len(sizes) < 3 and (len(sizes) == 1 or sum(sizes) <= 100_000)
+
+
+@pytest.mark.parametrize(("source", "walker"), [("student", ""), ("pool", "frozen"), ("pool", "student")])
+def test_a_resumed_run_equals_the_straight_one_bit_for_bit(tiny_folder, source, walker):
+    from esd.models import load
+
+    def fresh():
+        concepts = [Concept("pizza"), Concept("cat", erase_from="animal")]
+        return parts(load(str(tiny_folder), "tiny"), concepts, source=source, walker=walker)[0]
+
+    options = {"concepts": 2, "staggered": source == "pool"}
+    straight = fresh()
+    trained_for(straight, draws(**options), 7)
+    first = fresh()
+    trainer = trained_for(first, draws(**options), 4)
+    file = io.BytesIO()
+    torch.save(trainer._checkpoint_connector.dump_checkpoint(), file)
+    file.seek(0)
+    checkpoint = torch.load(file, weights_only=True)
+    assert set(checkpoint["state_dict"]) == set(first.trained), "a checkpoint holds the trained tensors and nothing else"
+
+    import pytorch_lightning as pl
+    from torch.utils.data import DataLoader
+
+    second = fresh()
+    file.seek(0)
+    trainer = pl.Trainer(
+        max_steps=7, limit_train_batches=7, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(second, DataLoader(draws(**options, start=4), batch_size=None), ckpt_path=file)
+    assert all(torch.equal(straight.edit()[name], second.edit()[name]) for name in straight.trained)
+    assert not all(torch.equal(first.edit()[name], second.edit()[name]) for name in first.trained)
