@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from esd.concepts import Draw
-from esd.models.stable_diffusion import StableDiffusion
+from esd.models.family import Model
 from esd.phrases import Phrases
-from esd.samplers import DDIM
+from esd.samplers import Sampler
 from esd.trajectories import Trajectories
 from esd.walks import predict
 
@@ -54,7 +54,7 @@ class Erasure(pl.LightningModule):
     """
 
     def __init__(
-        self, model: StableDiffusion, student: nn.Module, trained: list[str], phrases: Phrases, sampler: DDIM,
+        self, model: Model, student: nn.Module, trained: list[str], phrases: Phrases, sampler: Sampler,
         trajectories: Trajectories, optimizer: Callable, schedule: Callable,
     ):  # fmt: skip
         super().__init__()

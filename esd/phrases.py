@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from esd.concepts import Concept, Draw
-from esd.models.stable_diffusion import Condition, StableDiffusion
+from esd.models.family import Condition, Model
 from esd.walks import pick
 
 
@@ -17,7 +17,7 @@ class Phrases(nn.Module):
     `asked[k, j]` what the student is asked for: f, or c where c is erased from ∅.
     """
 
-    def __init__(self, model: StableDiffusion, concepts: list[Concept], templates: list[str]):
+    def __init__(self, model: Model, concepts: list[Concept], templates: list[str]):
         super().__init__()
         prompts: dict[str, int] = {"": 0}
         shape = (len(concepts), len(templates))

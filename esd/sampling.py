@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from esd.models.stable_diffusion import StableDiffusion
+from esd.models.family import Model
 from esd.walks import pick, walk
 
 
 @torch.inference_mode()
 def sample(
-    model: StableDiffusion, denoiser: nn.Module, prompts: Sequence[str], seeds: Sequence[int], *, steps: int,
+    model: Model, denoiser: nn.Module, prompts: Sequence[str], seeds: Sequence[int], *, steps: int,
     guidance: float, negative: str = "", batch: int = 64, done: Callable[[int], None] = lambda n: None,
 ) -> Tensor:  # fmt: skip
     """One picture for each (prompt, seed): (n, 3, H, W) in [0, 1], on the CPU. done(n) is told of every n finished."""

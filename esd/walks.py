@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from esd.models.stable_diffusion import Condition, StableDiffusion
-from esd.samplers import DDIM
+from esd.models.family import Condition, Model
+from esd.samplers import Sampler
 
 
 def pick(condition: Condition, rows: Tensor | slice) -> Condition:
@@ -30,7 +30,7 @@ def guided(eps_c: Tensor, eps_null: Tensor, guidance: float) -> Tensor:
 
 
 def predict(
-    model: StableDiffusion, denoiser: nn.Module, sampler: DDIM, x: Tensor, position: Tensor, *conditions: Condition
+    model: Model, denoiser: nn.Module, sampler: Sampler, x: Tensor, position: Tensor, *conditions: Condition
 ) -> tuple[Tensor, ...]:
     """ε(x, prompt, t) for each of the conditions in one forward: as many tensors of x's shape."""
     n = len(conditions)
@@ -40,7 +40,7 @@ def predict(
 
 
 def walk(
-    model: StableDiffusion, denoiser: nn.Module, sampler: DDIM, x: Tensor, start: Tensor, stop: Tensor,
+    model: Model, denoiser: nn.Module, sampler: Sampler, x: Tensor, start: Tensor, stop: Tensor,
     condition: Condition, null: Condition, guidance: float, visit: Callable[..., None] | None = None,
 ) -> Tensor:  # fmt: skip
     """Walk each latent of x (B, C, h, w) from position start (B,) to position stop (B,), N being the picture.

@@ -1,40 +1,57 @@
-"""Models, a file for each family. `load` is the only way in."""
+"""Models, a file for each family. `load` is the only way in.
+
+`model.path` is a diffusers pipeline folder, a single-file checkpoint (.safetensors), or the name of a model on the Hugging
+Face hub; nothing is the embedded model. The family is read from what is found there.
+"""
 
 from __future__ import annotations
 
-import json
+import importlib
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from esd.command import Mistake
+from esd.models import folders, hub, single_file
+
+if TYPE_CHECKING:
+    from esd.models.family import Model
 
 EMOJI = Path(__file__).parent.parent / "emoji" / "model"
 
 
 def folder_of(path: str | None) -> Path:
-    """The pipeline folder behind `model.path`; None is the embedded model. Raises Mistake if it is none."""
-    folder = EMOJI if path is None else Path(path).expanduser()
-    if not folder.is_dir():
-        raise Mistake(f"model.path={folder} is no folder: give a diffusers pipeline folder (one with model_index.json)")
-    if not (folder / "model_index.json").is_file():
-        raise Mistake(f"{folder} is no diffusers pipeline: it has no model_index.json")
-    kind = json.loads((folder / "model_index.json").read_text()).get("_class_name")
-    if kind != "StableDiffusionPipeline":
-        raise Mistake(f"{folder} holds a {kind}: supported is StableDiffusionPipeline (Stable Diffusion 1 and 2)")
-    return folder
+    """The pipeline folder or the single file behind `model.path`; None is the embedded model. Imports nothing heavy.
+
+    Raises Mistake if it is none, is of no supported family, lacks a part, or is neither here nor to be reached.
+    """
+    place = EMOJI if path is None else Path(path).expanduser()
+    if place.is_file():
+        single_file.keys(place)
+        return place
+    if place.is_dir():
+        folders.pipeline_class(place)
+        if absent := folders.missing(place):
+            raise Mistake(f"{place} is not complete, it has no {' and no '.join(absent)}: copy or download it again")
+        return place
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)):
+        place = hub.folder(path)
+        folders.pipeline_class(place)
+        return place  # its weights may be still to download
+    raise Mistake(
+        f"model.path={place} does not exist: give a diffusers pipeline folder, a .safetensors checkpoint, "
+        "or the name of a model on the hub"
+    )
 
 
-def load(path: str | None, name: str):
-    """The model in a pipeline folder, float32, frozen, on the CPU."""
-    folder = folder_of(path)
+def load(path: str | None, name: str) -> Model:
+    """The model behind `model.path`, float32, frozen, on the CPU."""
+    place = folder_of(path)
     from esd.quiet import quiet
 
     quiet()
-    import torch
-    from diffusers import StableDiffusionPipeline
-
-    from esd.models.stable_diffusion import StableDiffusion
-
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        folder, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, local_files_only=True
-    )
-    return StableDiffusion(pipeline, name)
+    if place.is_dir() and folders.missing(place):
+        place = hub.download(path)
+    pipeline = single_file.pipeline(place) if place.is_file() else folders.pipeline(place)
+    module, family = folders.FAMILIES[type(pipeline).__name__]
+    return getattr(importlib.import_module(f"esd.models.{module}"), family)(pipeline, name)

@@ -1,0 +1,62 @@
+"""Checkpoints in one file, as A1111 and ComfyUI keep them: read by diffusers' own loader.
+
+They hold weights only. Configurations and tokenizers come from a folder beside the file, of its name without .safetensors
+(the export writes one), or from the hub's model that the keys point to.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from esd.command import Mistake
+from esd.models import folders, hub
+
+KINDS = {  # diffusers' names of what the keys look like → the pipeline's class
+    "v1": "StableDiffusionPipeline",
+    "v2": "StableDiffusionPipeline",
+    "xl_base": "StableDiffusionXLPipeline",
+    "sd3": "StableDiffusion3Pipeline",
+    "sd35_medium": "StableDiffusion3Pipeline",
+    "sd35_large": "StableDiffusion3Pipeline",
+    "flux-dev": "FluxPipeline",
+    "flux-schnell": "FluxPipeline",
+}
+
+
+def keys(path: Path) -> list[str]:
+    """The names of the checkpoint's tensors. Raises Mistake for a pickle, and for a file that is damaged or no model."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        raise Mistake(f"model.path={path} is no .safetensors file; a pickle (.ckpt, .pt) can run code when it is read: convert it")
+    try:
+        with safe_open(path, "np") as file:
+            names = list(file.keys())
+    except SafetensorError as error:
+        raise Mistake(f"model.path={path} is damaged or cut short ({error}): copy or download it again") from error
+    if not any(name.startswith(("model.diffusion_model.", "double_blocks.", "joint_blocks.")) for name in names):
+        raise Mistake(f"model.path={path} holds no diffusion model in its original key layout; an edit goes into edit=…")
+    return names
+
+
+def pipeline(path: Path):
+    """The checkpoint as a diffusers pipeline, float32, without a safety checker."""
+    import diffusers
+    import torch
+    from diffusers.loaders.single_file_utils import SingleFileComponentError, fetch_diffusers_config, infer_diffusers_model_type
+    from safetensors import safe_open
+
+    names = keys(path)
+    with safe_open(path, "pt") as file:  # the shapes tell the kind: the weights are not read twice
+        shapes = {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in names}
+    kind = infer_diffusers_model_type(shapes)
+    if kind not in KINDS:
+        raise Mistake(f"model.path={path} looks like {kind}: {folders.SUPPORTED}")
+    config = hub.configs(fetch_diffusers_config(shapes)["pretrained_model_name_or_path"], path.with_suffix(""))
+    unused = {"safety_checker": None} if KINDS[kind] == "StableDiffusionPipeline" else {}
+    try:
+        return getattr(diffusers, KINDS[kind]).from_single_file(
+            str(path), config=str(config), torch_dtype=torch.float32, local_files_only=True, **unused
+        )
+    except SingleFileComponentError as error:
+        raise Mistake(f"model.path={path} lacks a part ({error.message.splitlines()[0]}): give a full checkpoint") from error

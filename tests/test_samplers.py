@@ -1,0 +1,84 @@
+"""Each sampler against the diffusers scheduler it computes, one latent at a time, over the schedules that models ship with."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+
+from esd.command import Mistake
+from esd.samplers import DDIM, Euler, Flow
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+DDIMS = [
+    {"steps_offset": 1, "set_alpha_to_one": False},  # Stable Diffusion 1
+    {"steps_offset": 1, "set_alpha_to_one": False, "prediction_type": "v_prediction"},  # 2.1
+    {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
+    {"timestep_spacing": "linspace", "set_alpha_to_one": True},
+]
+EULERS = [
+    {"timestep_spacing": "leading", "steps_offset": 1},  # SDXL
+    {"timestep_spacing": "trailing"},  # its fast descendants
+    {"timestep_spacing": "linspace", "prediction_type": "v_prediction"},
+    {"timestep_spacing": "leading", "steps_offset": 1, "use_karras_sigmas": True},
+]
+FLOWS = [({"shift": 3.0}, {}), ({"shift": 1.0, "use_dynamic_shifting": True}, {"mu": 0.7}), ({"shift": 1.0}, {"sigmas": "unit"})]
+
+
+def agree(ours, theirs, steps):
+    """From noise to picture by both, from the same predictions."""
+    torch.manual_seed(steps)
+    assert len(ours) == steps
+    predictions, noise = torch.randn(steps, 4, 8, 8), torch.randn(1, 4, 8, 8)
+    x = ours.start(noise)
+    torch.testing.assert_close(x, noise * getattr(theirs, "init_noise_sigma", 1.0))
+    before, given, after = [], [], []
+    for t, prediction in zip(theirs.timesteps, predictions, strict=True):
+        before.append(x)
+        given.append(theirs.scale_model_input(x, t) if hasattr(theirs, "scale_model_input") else x)
+        x = theirs.step(prediction[None], t, x).prev_sample
+        after.append(x)
+    shuffled = torch.randperm(steps)  # every latent at a position of its own, in any order
+    before, given, after = (torch.cat(parts)[shuffled] for parts in (before, given, after))
+    assert torch.equal(ours.timesteps, theirs.timesteps)
+    torch.testing.assert_close(ours.scaled(before, shuffled), given, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.step(before, predictions[shuffled], shuffled), after, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 50])
+@pytest.mark.parametrize("options", DDIMS)
+def test_ddim(options, steps):
+    theirs = DDIMScheduler(clip_sample=False, **BETAS, **options)
+    ours = DDIM(theirs, steps)
+    theirs.set_timesteps(steps)
+    agree(ours, theirs, steps)
+
+
+@pytest.mark.parametrize("steps", [2, 7, 50])
+@pytest.mark.parametrize("options", EULERS)
+def test_euler(options, steps):
+    theirs = EulerDiscreteScheduler(**BETAS, **options)
+    ours = Euler(theirs, steps)
+    theirs.set_timesteps(steps)
+    agree(ours, theirs, steps)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 28])
+@pytest.mark.parametrize(("options", "schedule"), FLOWS)
+def test_flow(options, schedule, steps):
+    schedule = {**schedule, **({"sigmas": torch.linspace(1, 1 / steps, steps).numpy()} if "sigmas" in schedule else {})}
+    theirs = FlowMatchEulerDiscreteScheduler(**options)
+    ours = Flow(theirs, steps, **schedule)
+    theirs.set_timesteps(steps, **schedule)
+    agree(ours, theirs, steps)
+
+
+def test_sdxls_denoiser_is_given_latents_of_unit_size():
+    """Unscaled they would be 13 times too large."""
+    sampler = Euler(EulerDiscreteScheduler(**BETAS, **EULERS[0]), 50)
+    x = sampler.start(torch.randn(1, 4, 64, 64))
+    assert 10 < x.std() < 15 and 0.9 < sampler.scaled(x, torch.tensor([0])).std() < 1.1
+
+
+def test_a_schedule_as_long_as_the_training_is_refused():
+    """With steps_offset=1 it would begin at time step 1000 of 0 to 999."""
+    with pytest.raises(Mistake, match="sampling_steps=1000 must be from 1 to 999"):
+        DDIM(DDIMScheduler(**BETAS, **DDIMS[0]), 1000)
