@@ -11,39 +11,40 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from torch import Tensor
 
 from esd.emoji import protocol
-from esd.metrics.counts import shown
+from esd.metrics.counts import number, shown
 
 PICTURES, KEPT = 24, 1  # the short form: pictures of the concept by name and as many in styles; of each other object
 
 
 @functools.cache  # of the base model once a process: a sweep asks the same again
-def _base(base_hash: str, concepts: tuple[str, ...]) -> dict:
-    return {}
+def _base(base_hash: str, concepts: tuple[str, ...]) -> list[Tensor]:
+    return []
 
 
 def verdict(model, student, base_hash: str, concepts: list[str], console: Console) -> dict:
     """The short form of the emoji protocol, on the base model and on the student, from the same noise."""
     rows = protocol.rows(concepts, max(3, PICTURES // len(concepts)), KEPT)
     started = time.perf_counter()
-    base = _base(base_hash, tuple(concepts))
+    before = _base(base_hash, tuple(concepts))
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("Judging", total=len(rows) * (1 if base else 2))
+        task = progress.add_task("Judging", total=len(rows) * (1 if before else 2))
 
-        def judge(denoiser) -> dict:
-            return protocol.judged(rows, protocol.draw(model, denoiser, rows, lambda n: progress.advance(task, n)))
+        def drawn(denoiser) -> Tensor:
+            return protocol.draw(model, denoiser, rows, lambda n: progress.advance(task, n))
 
-        if not base:
-            base.update(judge(model.denoiser.to(student.device)))
-        edit = judge(student)
+        if not before:
+            before.append(drawn(model.denoiser.to(student.device)))
+        after = drawn(student)
     return {
         "protocol": f"{protocol.NAME}-short",
         "protocol_version": protocol.VERSION,
         "sampling": {"steps": protocol.STEPS, "guidance": protocol.GUIDANCE},
+        "base": protocol.judged(rows, before[0]),
+        "edit": protocol.judged(rows, after, before[0]),
         "judging_seconds": round(time.perf_counter() - started, 2),
-        "base": dict(base),
-        "edit": edit,
     }
 
 
@@ -61,7 +62,7 @@ def report(metrics: dict, folder: Path, console: Console) -> None:
     """The table, the pictures' path, and the next command to type."""
     if "edit" in metrics:
         table = Table("by the judge", "before", "after", box=None, header_style="dim")
-        for group, label in protocol.GROUPS.items():
+        for group, label in (protocol.GROUPS | protocol.DISTANCES).items():
             if group in metrics["edit"]:
                 table.add_row(label, shown(metrics["base"][group]), f"[bold]{shown(metrics['edit'][group])}[/]")
         console.print(table)
@@ -71,15 +72,27 @@ def report(metrics: dict, folder: Path, console: Console) -> None:
     console.print(f"Next: python -m esd.sample edit={where} prompt=\"a pizza\"", soft_wrap=True)
 
 
+KEYS = {
+    "erased": "erased/seen", "erased_styled": "erased/seen_styled", "kept": "kept/objects", "kept_styles": "kept/styles",
+    "kept_distance": "kept/distance", "kept_pixels": "kept/pixels",
+}  # fmt: skip
+
+
+def sections(base: dict, edit: dict) -> dict[str, float]:
+    """The figures as W&B's keys: `erased/…` and `kept/…`, the base model's rates beside them as `…_base`."""
+    values = {KEYS.get(name, f"kept/{name}"): number(figure) for name, figure in edit.items()}
+    values |= {f"{KEYS.get(name, f'kept/{name}')}_base": number(figure) for name, figure in base.items() if "rate" in figure}
+    return {key: value for key, value in values.items() if value is not None}
+
+
 def log(metrics: dict, logger: Logger | bool, folder: Path) -> None:
     """The verdict as summary values, and the edit as an artifact."""
     if not logger:
         return
     values = {"train/seconds": metrics["training_seconds"]}
-    for group, count in metrics.get("edit", {}).items():
-        section = "erased" if group.startswith("erased") else "kept"
-        name = {"erased": "seen", "erased_styled": "seen_styled", "kept": "objects", "kept_styles": "styles"}[group]
-        values |= {f"{section}/{name}": count["rate"], f"{section}/{name}_base": metrics["base"][group]["rate"]}
+    if "edit" in metrics:
+        values |= sections(metrics["base"], metrics["edit"])
+        values["score"] = objective(metrics, "kept-erased")
     logger.log_metrics(values)
     if isinstance(logger, WandbLogger):
         import wandb

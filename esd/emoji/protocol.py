@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from esd.emoji import words
+from esd.emoji.judge import FILES, Judge, load_judge
 from esd.emoji.subject import Subject, subject
-from esd.metrics.counts import counted
+from esd.metrics.counts import averaged, counted
 from esd.metrics.emoji import Seen
+from esd.metrics.paired import PairedDistance
+from esd.protocols import Batches, Row
 from esd.sampling import sample
 
 NAME, VERSION = "emoji", 1
@@ -22,16 +25,10 @@ GROUPS = {
     "kept": "other objects right",
     "kept_styles": "other styles right",
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """One picture to make and to judge: a hit is its subject being seen. `seed` gives its noise."""
-
-    group: str
-    prompt: str
-    subject: Subject
-    seed: int
+DISTANCES = {
+    "kept_distance": "other objects moved (judge's features)",
+    "kept_pixels": "other objects moved (pixels)",
+}
 
 
 def concept_prompts(text: str) -> tuple[list[str], list[str]]:
@@ -46,25 +43,31 @@ def concept_prompts(text: str) -> tuple[list[str], list[str]]:
     return [bare], []
 
 
-def rows(concepts: Sequence[str], pictures: int, kept: int, seed: int = 0) -> list[Row]:
+def rows(concepts: Sequence[str], pictures: int, kept: int, seed: int = 0, guidance: float = GUIDANCE) -> list[Row]:
     """The pictures of the protocol: about `pictures` of each concept by name and as many in styles, and `kept` of each
     object that is not erased (and, where a style is erased, of objects in the other styles)."""
     made, gone = [], [subject(text) for text in concepts]
+
+    def ask(group: str, prompt: str, n: int, about: Subject) -> None:
+        made.append(Row(group, prompt, seed + n, about, guidance))
+
     for text, about in zip(concepts, gone, strict=True):
         for group, prompts in zip(("erased", "erased_styled"), concept_prompts(text), strict=True):
             for prompt in prompts:
-                made += [Row(group, prompt, about, seed + n) for n in range(-(-pictures // len(prompts)))]
+                for n in range(-(-pictures // len(prompts))):
+                    ask(group, prompt, n, about)
     lost = {noun for about in gone if not about.styles for noun in about.objects}
     lost_styles = {style for about in gone if not about.objects for style in about.styles}
     left = [noun for noun in words.OBJECTS if noun not in lost]
     for noun in left:
-        made += [Row("kept", words.a(noun), Subject(frozenset([noun])), seed + n) for n in range(kept)]
+        for n in range(kept):
+            ask("kept", words.a(noun), n, Subject(frozenset([noun])))
     styles = [style for style in words.STYLES if style not in lost_styles]
     held_out = set(words.held_out_pairs())
     for i, noun in enumerate(left if styles else []):
         style = styles[i % len(styles)]
         if (noun, style) not in held_out:
-            made.append(Row("kept_styles", words.styled_phrases(noun, style)[0], Subject(styles=frozenset([style])), seed))
+            ask("kept_styles", words.styled_phrases(noun, style)[0], 0, Subject(styles=frozenset([style])))
     return made
 
 
@@ -75,19 +78,60 @@ def others(concepts: Sequence[str]) -> list[str]:
 
 
 def draw(model, denoiser: nn.Module, asked: Sequence[Row], done: Callable[[int], None] = lambda n: None) -> Tensor:
-    """The rows' pictures: (n, 3, 64, 64)."""
+    """The rows' pictures (n, 3, 64, 64), in steps of 1/255 as in a file."""
     seeds = [row.seed for row in asked]
-    return sample(model, denoiser, [r.prompt for r in asked], seeds, steps=STEPS, guidance=GUIDANCE, done=done)
+    drawn = sample(model, denoiser, [r.prompt for r in asked], seeds, steps=STEPS, guidance=GUIDANCE, done=done)
+    return drawn.mul(255).round() / 255
 
 
-@torch.no_grad()
-def judged(asked: Sequence[Row], pictures: Tensor) -> dict[str, dict]:
-    """Counts for each group of rows."""
-    metrics: dict[str, Seen] = {}
-    judge = Seen().judge
-    for row, picture in zip(asked, pictures, strict=True):
-        metrics.setdefault(row.group, Seen(judge))
-    for group, metric in metrics.items():
-        index = [i for i, row in enumerate(asked) if row.group == group]
-        metric.update(pictures[index], [asked[i].subject for i in index])
-    return {group: counted(int(metric.hits), int(metric.of)) for group, metric in metrics.items()}
+def measured(batches: Batches, judge: Judge) -> dict[str, dict]:
+    """Counts for each group of rows, of the kept objects also for each; and how far those moved from the base's."""
+    seen: dict[str, Seen] = {}
+    each: dict[str, Seen] = {}
+    features, pixels = PairedDistance(judge.features), PairedDistance()
+
+    for asked, images, base in batches:
+        for group in dict.fromkeys(row.group for row in asked):
+            index = [i for i, row in enumerate(asked) if row.group == group]
+            seen.setdefault(group, Seen(judge)).update(images[index], [asked[i].subject for i in index])
+            if group != "kept":
+                continue
+            features.update(images[index], base[index])
+            pixels.update(images[index], base[index])
+            for prompt in dict.fromkeys(asked[i].prompt for i in index):
+                own = [i for i in index if asked[i].prompt == prompt]
+                each.setdefault(prompt, Seen(judge)).update(images[own], [asked[i].subject for i in own])
+    figures = {group: counted(int(metric.hits), int(metric.of)) for group, metric in seen.items()}
+    if each:
+        figures["kept"]["each"] = {prompt: [int(metric.hits), int(metric.of)] for prompt, metric in each.items()}
+        figures["kept_distance"] = averaged(features.distances().tolist())
+        figures["kept_pixels"] = averaged(pixels.distances().tolist())
+    return figures
+
+
+def judged(asked: Sequence[Row], pictures: Tensor, base: Tensor | None = None) -> dict[str, dict]:
+    """The figures of pictures (n, 3, 64, 64) beside the base model's; of the base model itself where none are given."""
+    return measured([(asked, pictures, pictures if base is None else base)], load_judge())
+
+
+class Emoji:
+    """The protocol for `python -m esd.evaluate`; the end of a training run takes its short form from here too."""
+
+    name, version, concept_needed, side = NAME, VERSION, True, 64
+    labels = GROUPS | DISTANCES
+    reference: dict = {}
+
+    def __init__(self, pictures: int, kept: int, guidance: float, seed: int):
+        self.pictures, self.kept, self.guidance, self.seed = pictures, kept, guidance, seed
+
+    def ready(self, device: torch.device) -> None:
+        self.judge = load_judge().to(device)
+
+    def record(self) -> dict:
+        return {"judge": "emoji", "weights_sha256": hashlib.sha256((FILES / "judge.safetensors").read_bytes()).hexdigest()}
+
+    def rows(self, concepts: Sequence[str]) -> list[Row]:
+        return rows(concepts, self.pictures, self.kept, self.seed, self.guidance)
+
+    def measure(self, batches: Batches) -> dict[str, dict]:
+        return measured(batches, self.judge)

@@ -1,0 +1,76 @@
+"""python -m esd.evaluate edit=…: is it gone, is the rest intact. See conf/evaluate.yaml for the options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.utils import get_class
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from esd.command import Mistake, command
+from esd.config import texts
+
+
+@dataclass
+class Evaluate:
+    """The options' types; the groups (model, protocol) are open nodes."""
+
+    edit: Any = MISSING
+    concept: Any = None
+    negative: bool = False
+    sampling_steps: int = 30
+    batch: int = 32
+    devices: int = 1
+    accelerator: str = "auto"
+    precision: Any = "32-true"
+    out: str | None = None
+    log: bool = False
+    project: str = "esd"
+    model: Any = MISSING
+    protocol: Any = MISSING
+
+
+ConfigStore.instance().store(name="evaluate_schema", node=Evaluate)
+
+
+def build(cfg: DictConfig):
+    """The configured protocol. Raises Mistake for an option that it has not, or that is missing."""
+    options = OmegaConf.to_container(cfg.protocol, resolve=True, throw_on_missing=True)
+    target = options.pop("_target_")
+    try:
+        return get_class(target)(**options)
+    except TypeError as error:
+        raise Mistake(f"protocol: {str(error).replace('__init__() ', '')}") from error
+
+
+@command("evaluate")
+def main(cfg: DictConfig) -> None:
+    for name in ("sampling_steps", "batch", "devices"):
+        if cfg[name] < 1:
+            raise Mistake(f"{name}={cfg[name]} is too small: 1 or more")
+    paths = texts(cfg.edit, "edit")
+    concepts = texts(cfg.concept, "concept") if cfg.concept else []
+
+    from esd.quiet import quiet
+
+    quiet()
+    from esd.candidates import listed
+
+    protocol = build(cfg)
+    found = listed(paths, concepts, cfg.negative)
+    for candidate in found if protocol.concept_needed else ():
+        if not candidate.concepts:
+            raise Mistake(f"edit={candidate.path} does not say what was erased: give it as concept=…")
+    from esd.evaluation import evaluate
+
+    metrics, folder = evaluate(cfg, protocol, found)
+    if cfg.log:
+        from esd.evaluation_log import log
+
+        log(cfg, metrics, [candidate.name for candidate in found], folder)
+
+
+if __name__ == "__main__":
+    main()

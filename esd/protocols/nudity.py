@@ -1,0 +1,74 @@
+"""I2P (Schramowski et al. 2023, arXiv 2211.05105): prompts that bring nudity about without naming it, judged by NudeNet."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from esd.command import Mistake
+from esd.metrics.counts import counted
+from esd.metrics.nudity import EXPOSED, PARTS, Nudity, detector
+from esd.protocols import Batches, Row
+from esd.protocols.table import limited, prompt_rows
+
+# Pictures with exposed parts among I2P's 4703, as published. The count for SD 1.4 is 796, 743, 751 or 342 in different
+# papers: detector, threshold, labels and what is counted all differ, so none of them can be compared with ours directly.
+REFERENCE = {
+    "source": "Gandikota et al. 2023, arXiv 2303.07345: of 4703 prompts, NudeNet 2",
+    "columns": {"Stable Diffusion 1.4": {"any": "796"}, "Stable Diffusion 2.0": {"any": "417"}, "ESD-u": {"any": "134"}},
+}
+
+
+def i2p() -> Path:
+    """The prompts, from the hub. Raises Mistake where they can't be had."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download("AIML-TUDA/i2p", "i2p_benchmark.csv", repo_type="dataset"))
+    except Exception as error:  # noqa: BLE001  (whatever the hub's client raises)
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise Mistake(f"I2P's prompts can't be had from the hub ({reason}): give them as protocol.csv=…") from error
+
+
+class I2PNudity:
+    name, version, concept_needed, side = "i2p-nudity", 1, False, None
+    labels = {"any": "pictures with an exposed part", **{part: part.lower().replace("_", " ") for part in PARTS}}
+    reference = REFERENCE
+
+    def __init__(self, csv: str | None, guidance: float, limit: int | None, threshold: float):
+        if not 0 <= threshold <= 1:
+            raise Mistake(f"protocol.threshold={threshold} must lie between 0 and 1")
+        self.threshold = threshold
+        self.all = limited(prompt_rows(csv or i2p(), guidance, lambda line: "i2p"), limit)
+
+    def ready(self, device: torch.device) -> None:
+        self.detector = detector()
+
+    def record(self) -> dict:
+        import nudenet
+
+        weights = Path(nudenet.__file__).parent / "320n.onnx"
+        return {
+            "judge": f"NudeNet {metadata.version('nudenet')}",
+            "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "threshold": self.threshold,
+            "labels": EXPOSED,
+        }
+
+    def rows(self, concepts: Sequence[str]) -> list[Row]:
+        return self.all
+
+    def measure(self, batches: Batches) -> dict[str, dict]:
+        """Of every part, and of any: pictures that show it (hits, rate, interval) and detections of it."""
+        metric = Nudity(self.threshold, self.detector.detect)
+        for _, images, _ in batches:
+            metric.update(images)
+        total = {"detections": int(metric.detections.sum())}
+        figures = {"any": counted(int(metric.any), int(metric.of)) | total}
+        for part, pictures, detections in zip(PARTS, metric.pictures, metric.detections, strict=True):
+            figures[part] = counted(int(pictures), int(metric.of)) | {"detections": int(detections)}
+        return figures

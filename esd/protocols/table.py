@@ -1,0 +1,84 @@
+"""Prompt sets: CSV files with a prompt, a seed and perhaps more in each line."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+from esd.command import Mistake
+from esd.protocols import Row
+
+# The same column goes by several names: in the authors' files, in I2P's, in plain ones.
+SEED = ("evaluation_seed", "sd_seed", "seed")
+GUIDANCE = ("evaluation_guidance", "sd_guidance_scale", "guidance")
+WIDTH, HEIGHT = ("sd_image_width", "width"), ("sd_image_height", "height")
+
+
+def read(path: str | Path) -> list[dict[str, str]]:
+    """The lines of a CSV file, by column. Raises Mistake where there is none that can be read."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise Mistake(f"protocol.csv={path} does not exist: give a CSV file with the columns prompt and evaluation_seed")
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = list(csv.DictReader(file, strict=True))
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise Mistake(f"protocol.csv={path} is no CSV file that can be read: {error}") from error
+    if not lines:
+        raise Mistake(f"protocol.csv={path} holds no lines under its header")
+    return lines
+
+
+def column(lines: list[dict[str, str]], path: str | Path, names: tuple[str, ...]) -> str | None:
+    """Which of these columns the file has."""
+    return next((name for name in names if name in lines[0]), None)
+
+
+def needed(lines: list[dict[str, str]], path: str | Path, *names: str) -> str:
+    """The same, where one must be there. Raises Mistake."""
+    found = column(lines, path, names)
+    if found is None:
+        there = ", ".join(name for name in lines[0] if name)
+        raise Mistake(f"protocol.csv={path} has no column {names[0]}: it has {there}")
+    return found
+
+
+def prompt_rows(
+    path: str | Path, guidance: float, group: Callable[[dict], str], about: Callable[[dict], object] = lambda line: None
+) -> list[Row]:
+    """A row for each line: its own seed, guidance and size where the file has them; `guidance` else.
+
+    Raises Mistake for a file without prompts or seeds, and for a line whose number is none.
+    """
+    lines = read(path)
+    prompt, seed = needed(lines, path, "prompt"), needed(lines, path, *SEED)
+    guided, wide, high = (column(lines, path, names) for names in (GUIDANCE, WIDTH, HEIGHT))
+    rows = []
+    for n, line in enumerate(lines, 2):  # the header is line 1
+        try:
+            rows.append(
+                Row(
+                    group(line),
+                    line[prompt].strip(),
+                    int(float(line[seed])),
+                    about(line),
+                    float(line[guided]) if guided and line[guided] else guidance,
+                    int(float(line[wide])) if wide and line[wide] else None,
+                    int(float(line[high])) if high and line[high] else None,
+                )
+            )
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise Mistake(f"protocol.csv={path}, entry {n - 1}: {error}") from error
+    return rows
+
+
+def limited(rows: list[Row], limit: int | None) -> list[Row]:
+    """The first so many of each group; all where there is no limit."""
+    taken: dict[str, int] = {}
+    kept = []
+    for row in rows:
+        taken[row.group] = taken.get(row.group, 0) + 1
+        if limit is None or taken[row.group] <= limit:
+            kept.append(row)
+    return kept

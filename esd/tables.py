@@ -1,0 +1,29 @@
+"""Figures as tables for the terminal."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from esd.metrics.counts import shown, spread
+
+
+def figures_table(protocol, title: str, result: dict) -> Table:
+    """The base model's figures beside the edit's with its 95 % interval, and beside what is published of the kind."""
+    published = protocol.reference.get("columns", {})
+    table = Table(title, "base", "after", "95 %", *published, box=None, header_style="dim", title_justify="left")
+    for name, label in protocol.labels.items():
+        if name not in result["edit"]:
+            continue
+        after, before = result["edit"][name], result["base"][name]
+        table.add_row(
+            label, with_detections(before), f"[bold]{with_detections(after)}[/]", spread(after),
+            *(figures.get(name, "") for figures in published.values()),
+        )  # fmt: skip
+    if published:
+        table.caption = f"Published: {protocol.reference['source']}; another detector or threshold is another figure"
+    return table
+
+
+def with_detections(figure: dict) -> str:
+    """A count of pictures, and where the judge finds things in them, how many it found."""
+    return shown(figure) + (f", {figure['detections']} found" if "detections" in figure else "")
