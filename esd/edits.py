@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,12 +29,29 @@ class Edit:
 
 
 def fingerprint(denoiser: nn.Module) -> str:
-    """SHA-256 over the names and the bytes of all weights: which base model an edit was made for."""
+    """SHA-256 over the names and values of all weights: which base model an edit was made for.
+
+    Of the values rounded to half precision, so that a model is the same whether it was kept or loaded in 32 or 16 bits.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(denoiser.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().half().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def foreign(edit: Edit, base_hash: str, base: str, strict: bool) -> str | None:
+    """A warning that names both models where the edit was made for another; strict makes it a Mistake."""
+    made_for = edit.record.get("base_hash")
+    if made_for in (None, base_hash):
+        return None
+    said = (
+        f"the edit was made for {edit.record.get('base')} ({made_for[:12]}), and this {base} ({base_hash[:12]}) "
+        "has other weights: give the model it was made for"
+    )
+    if strict:
+        raise Mistake(said)
+    return said
 
 
 def save_edit(path: Path, edit: Edit) -> None:
@@ -42,7 +60,7 @@ def save_edit(path: Path, edit: Edit) -> None:
         save_file(edit.tensors, temporary, metadata)
 
 
-def read_edit(path: str | Path) -> Edit:
+def read_edit(path: str | Path, allow_pickle: bool = False) -> Edit:
     """Raises Mistake where there is no such file, or none that is whole and safe."""
     path = Path(path).expanduser()
     if path.is_dir():
@@ -50,7 +68,7 @@ def read_edit(path: str | Path) -> Edit:
     if not path.is_file():
         raise Mistake(f"edit={path} does not exist: give the edit.safetensors of a run, or its folder")
     if path.suffix != ".safetensors":
-        raise Mistake(f"edit={path} is no .safetensors file; a pickle can run code when it is read, so it is not")
+        return Edit(_read_pickle(path, allow_pickle))
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -61,11 +79,24 @@ def read_edit(path: str | Path) -> Edit:
     return Edit(tensors, record)
 
 
-def apply(denoiser: nn.Module, edit: Edit) -> dict[str, Tensor]:
-    """Put the edit's weights into the denoiser, in place, and return those they replaced: apply them to undo it.
+def _read_pickle(path: Path, allowed: bool) -> dict[str, Tensor]:
+    """The state dictionary in a .pt or .ckpt file, as the authors' first scripts wrote it."""
+    if not allowed:
+        raise Mistake(
+            f"edit={path} is no .safetensors file; a pickle can run code when it is read: "
+            "convert it, or add allow_pickle=true if you trust where it is from"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise Mistake(f"edit={path} is damaged, or holds more than tensors") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise Mistake(f"edit={path} holds no dictionary of tensors: give a U-Net's state dictionary")
+    return state
 
-    Raises Mistake, before anything changes, for a tensor that the denoiser has not, or has in another shape.
-    """
+
+def check(denoiser: nn.Module, edit: Edit) -> None:
+    """Raises Mistake for a tensor that the denoiser has not, or has in another shape."""
     parameters = dict(denoiser.named_parameters())
     if not edit.tensors:
         raise Mistake("the edit holds no tensors")
@@ -77,8 +108,17 @@ def apply(denoiser: nn.Module, edit: Edit) -> dict[str, Tensor]:
                 f"the edit's {name} is {tuple(tensor.shape)}, this model's {tuple(parameters[name].shape)}: "
                 "it was made for another model"
             )
-    with torch.no_grad():
-        replaced = {name: parameters[name].detach().clone() for name in edit.tensors}
-        for name, tensor in edit.tensors.items():
-            parameters[name].copy_(tensor)
+
+
+@torch.no_grad()
+def apply(denoiser: nn.Module, edit: Edit) -> dict[str, Tensor]:
+    """Put the edit's weights into the denoiser, in place, and return those they replaced: apply them to undo it.
+
+    Raises Mistake, before anything changes, for an edit that does not fit.
+    """
+    check(denoiser, edit)
+    parameters = dict(denoiser.named_parameters())
+    replaced = {name: parameters[name].detach().clone() for name in edit.tensors}
+    for name, tensor in edit.tensors.items():
+        parameters[name].copy_(tensor)
     return replaced

@@ -29,9 +29,9 @@ def t5_tokenizer() -> T5TokenizerFast:
     return T5TokenizerFast(vocab=[(piece, -float(i)) for i, piece in enumerate(pieces)], extra_ids=0)
 
 
-def clip(projected: bool = False, activation: str = "quick_gelu"):
+def clip(projected: bool = False, activation: str = "quick_gelu", width: int = WIDTH):
     config = CLIPTextConfig(
-        vocab_size=54, hidden_size=WIDTH, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=54, hidden_size=width, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
         max_position_embeddings=LENGTH, projection_dim=WIDTH, hidden_act=activation, bos_token_id=52, eos_token_id=53,
     )  # fmt: skip
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
@@ -73,12 +73,12 @@ def sd21():
 def sdxl():
     """Two depths of transformer, a pooled embedding, six sizes."""
     wide = unet(
-        cross_attention_dim=2 * WIDTH, use_linear_projection=True, transformer_layers_per_block=(1, 2),
+        cross_attention_dim=WIDTH + 24, use_linear_projection=True, transformer_layers_per_block=(1, 2),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + WIDTH,
     )  # fmt: skip
     scheduler = EulerDiscreteScheduler(timestep_spacing="leading", **BETAS)
-    parts = (vae(), clip(), clip(True, "gelu"), clip_tokenizer(), clip_tokenizer(), wide, scheduler)
+    parts = (vae(), clip(), clip(True, "gelu", 24), clip_tokenizer(), clip_tokenizer(), wide, scheduler)
     return StableDiffusionXLPipeline(*parts, add_watermarker=False)
 
 

@@ -34,12 +34,10 @@ def download(name: str) -> Path:
 def configs(name: str, beside: Path) -> Path:
     """A model's configurations and tokenizers without its weights, for a checkpoint that holds only weights.
 
-    beside: the folder where they are looked for first.
+    beside: the folder where they can be put instead, which a Mistake names.
     """
     from huggingface_hub import snapshot_download, try_to_load_from_cache
 
-    if (beside / "model_index.json").is_file():
-        return beside
     found = try_to_load_from_cache(name, "model_index.json")
     if isinstance(found, str) and not folders.missing(Path(found).parent, weights=False):
         return Path(found).parent

@@ -46,16 +46,19 @@ def pipeline(path: Path):
     from diffusers.loaders.single_file_utils import SingleFileComponentError, fetch_diffusers_config, infer_diffusers_model_type
     from safetensors import safe_open
 
-    names = keys(path)
+    names, beside = keys(path), path.with_suffix("")
     with safe_open(path, "pt") as file:  # the shapes tell the kind: the weights are not read twice
         shapes = {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in names}
-    kind = infer_diffusers_model_type(shapes)
-    if kind not in KINDS:
-        raise Mistake(f"model.path={path} looks like {kind}: {folders.SUPPORTED}")
-    config = hub.configs(fetch_diffusers_config(shapes)["pretrained_model_name_or_path"], path.with_suffix(""))
-    unused = {"safety_checker": None} if KINDS[kind] == "StableDiffusionPipeline" else {}
+    if (beside / "model_index.json").is_file():
+        config, family = beside, folders.pipeline_class(beside)
+    else:
+        looks = infer_diffusers_model_type(shapes)
+        if looks not in KINDS:
+            raise Mistake(f"model.path={path} looks like {looks}: {folders.SUPPORTED}")
+        config, family = hub.configs(fetch_diffusers_config(shapes)["pretrained_model_name_or_path"], beside), KINDS[looks]
+    unused = {"safety_checker": None} if family == "StableDiffusionPipeline" else {}
     try:
-        return getattr(diffusers, KINDS[kind]).from_single_file(
+        return getattr(diffusers, family).from_single_file(
             str(path), config=str(config), torch_dtype=torch.float32, local_files_only=True, **unused
         )
     except SingleFileComponentError as error:
