@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -37,7 +39,9 @@ ConfigStore.instance().store(name="evaluate_schema", node=Evaluate)
 
 def build(cfg: DictConfig):
     """The configured protocol. Raises Mistake for an option that it has not, or that is missing."""
-    options = OmegaConf.to_container(cfg.protocol, resolve=True, throw_on_missing=True)
+    if absent := sorted(OmegaConf.missing_keys(cfg.protocol)):
+        raise Mistake(f"protocol.{absent[0]} is missing: this protocol needs it, give protocol.{absent[0]}=…")
+    options = OmegaConf.to_container(cfg.protocol, resolve=True)
     target = options.pop("_target_")
     try:
         return get_class(target)(**options)
@@ -65,7 +69,8 @@ def main(cfg: DictConfig) -> None:
             raise Mistake(f"edit={candidate.path} does not say what was erased: give it as concept=…")
     from esd.evaluation import evaluate
 
-    metrics, folder = evaluate(cfg, protocol, found)
+    typed = shlex.join(["python", "-m", "esd.evaluate", *HydraConfig.get().overrides.task])
+    metrics, folder = evaluate(cfg, protocol, found, typed)
     if cfg.log:
         from esd.evaluation_log import log
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shlex
 import warnings
 from importlib import metadata
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -114,8 +112,11 @@ def installed(package: str) -> str:
         return "not installed"
 
 
-def evaluate(cfg: DictConfig, protocol, found: list[Candidate]) -> tuple[dict, Path]:
-    """Leaves pictures, grids and metrics.json; returns what metrics.json says, and the folder."""
+def evaluate(cfg: DictConfig, protocol, found: list[Candidate], command: str) -> tuple[dict, Path]:
+    """Leaves pictures, grids and metrics.json; returns what metrics.json says, and the folder.
+
+    command: what was typed, for the record.
+    """
     models.folder_of(cfg.model.path)
     device = torch.device("cuda" if cfg.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu")
     protocol.ready(device)
@@ -142,7 +143,6 @@ def evaluate(cfg: DictConfig, protocol, found: list[Candidate]) -> tuple[dict, P
     results, path = {}, folder / "metrics.json"
     if path.is_file():  # what was evaluated here before, with the same settings
         results = json.loads(path.read_text())["results"]
-    task = HydraConfig.get().overrides.task
     for candidate, rows in asked.items():
         with console.status(f"Judging {candidate.title}"):
             figures = {
@@ -152,7 +152,7 @@ def evaluate(cfg: DictConfig, protocol, found: list[Candidate]) -> tuple[dict, P
         results[candidate.name] = {
             "kind": candidate.kind, "title": candidate.title, "concept": list(candidate.concepts), "path": candidate.path,
             "hash": candidate.hash, "record": candidate.record, "pictures": len({row.file for row in rows}), **figures,
-            "grid": f"{candidate.name}.png", "command": shlex.join(["python", "-m", "esd.evaluate", *task]),
+            "grid": f"{candidate.name}.png", "command": command,
         }  # fmt: skip
         picture_grid(folder, rows, [base, candidate], f"{candidate.name}.png")
     common = set.intersection(*({row.file for row in rows} for rows in asked.values()))

@@ -1,0 +1,285 @@
+"""Evaluations of a tiny model: what they leave, how they go on, and what they refuse."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+PROMPTS = [("a pizza", 3), ("a cat", 3), ("a cat", 4)]
+
+
+@pytest.fixture
+def table(tmp_path):
+    """table(rows, *columns): a CSV file of them."""
+
+    def write(rows, *columns, name="prompts.csv"):
+        with open(tmp_path / name, "w", newline="") as file:
+            csv.writer(file).writerows([columns or ("prompt", "evaluation_seed"), *rows])
+        return str(tmp_path / name)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def edit(tiny_folder, tmp_path_factory):
+    """An edit of the tiny model, in a run's folder."""
+    from esd.edits import Edit, fingerprint, save_edit
+    from esd.models import load
+
+    model = load(str(tiny_folder), "tiny")
+    generator = torch.Generator().manual_seed(1)
+    tensors = {
+        name: p.detach() + 0.3 * torch.randn(p.shape, generator=generator)
+        for name, p in model.denoiser.named_parameters()
+        if ".attn2." in name
+    }
+    record = {"concept": ["pizza"], "eta": 1.0, "layers": "esd-x", "base": "tiny", "base_hash": fingerprint(model.denoiser)}
+    folder = tmp_path_factory.mktemp("runs") / "pizza run"
+    save_edit(folder / "edit.safetensors", Edit(tensors, record))
+    return folder
+
+
+@pytest.fixture
+def settings(tiny_folder, tmp_path):
+    """settings(protocol options): the configuration that the command would make."""
+
+    def of(**options):
+        return OmegaConf.create(
+            {
+                "sampling_steps": 2, "batch": 2, "devices": 1, "accelerator": "cpu", "precision": "32-true",
+                "out": str(tmp_path / "out"), "model": {"name": "tiny", "path": str(tiny_folder)}, "protocol": options,
+            }
+        )  # fmt: skip
+
+    return of
+
+
+def run(cfg, protocol, edit, **kwargs):
+    from esd.candidates import listed
+    from esd.evaluation import evaluate
+
+    return evaluate(cfg, protocol, listed([str(edit)], kwargs.pop("concepts", []), kwargs.pop("negative", False)), "typed")
+
+
+def test_pictures_figures_and_record(settings, table, edit, tiny):
+    from esd.generation import read
+    from esd.pictures import to_image
+    from esd.protocols.prompts import Prompts
+    from esd.sampling import sample
+
+    metrics, folder = run(settings(), Prompts(table(PROMPTS), 3.0, None), edit, negative=True)
+    assert metrics == json.loads((folder / "metrics.json").read_text())
+    assert metrics["safety_checker"] == "off" and metrics["protocol_version"] == 1 and metrics["sampling_steps"] == 2
+    results = list(metrics["results"].values())
+    assert [result["kind"] for result in results] == ["edit", "negative prompt"]
+    for result in results:
+        assert result["base"]["pixels"]["mean"] == 0 and result["edit"]["pixels"]["mean"] > 0
+        assert result["edit"]["pixels"]["of"] == 3 and result["command"] == "typed"
+        assert (folder / result["grid"]).is_file()
+    rows = Prompts(table(PROMPTS), 3.0, None).rows([])
+    ours = sample(tiny, tiny.denoiser, [row.prompt for row in rows], [row.seed for row in rows], steps=2, guidance=3.0)
+    for row, picture in zip(rows, ours, strict=True):  # the seed alone makes the noise: one batch of three, or batches of two
+        kept = read(folder / "base" / row.file)
+        assert (kept - torch.from_numpy(np.array(to_image(picture))).permute(2, 0, 1) / 255).abs().max() < 0.01
+    assert (folder / "grid.png").is_file()
+
+
+def test_it_goes_on_where_it_stopped(settings, table, edit):
+    from esd.protocols.prompts import Prompts
+
+    protocol = Prompts(table(PROMPTS), 3.0, None)
+    first, folder = run(settings(), protocol, edit)
+    pictures = sorted(folder.glob("*/*.png"))
+    assert len(pictures) == 6
+    before = {path: path.read_bytes() for path in pictures}
+    times = {path: path.stat().st_mtime_ns for path in pictures}
+    pictures[1].unlink()
+    (folder / "base" / ".half.png").write_bytes(b"\x89PNG")  # what a killed run leaves: never taken for a picture
+    second, _ = run(settings(), protocol, edit)
+    assert second["results"] == first["results"]
+    assert {path: path.read_bytes() for path in pictures} == before
+    assert [path for path in pictures if path.stat().st_mtime_ns != times[path]] == [pictures[1]]
+
+
+def test_another_edit_finds_the_bases_pictures_and_leaves_the_figures(settings, table, edit, tmp_path):
+    from esd.edits import Edit, read_edit, save_edit
+    from esd.protocols.prompts import Prompts
+
+    protocol = Prompts(table(PROMPTS), 3.0, None)
+    _, folder = run(settings(), protocol, edit)
+    times = {path: path.stat().st_mtime_ns for path in (folder / "base").glob("*.png")}
+    one = read_edit(edit)
+    save_edit(tmp_path / "other" / "edit.safetensors", Edit({name: t * 0.5 for name, t in one.tensors.items()}, one.record))
+    metrics, _ = run(settings(), protocol, tmp_path / "other")
+    assert len(metrics["results"]) == 2
+    assert {path: path.stat().st_mtime_ns for path in (folder / "base").glob("*.png")} == times
+
+
+def test_other_settings_are_not_mixed_in(settings, table, edit):
+    from esd.command import Mistake
+    from esd.protocols.prompts import Prompts
+
+    protocol = Prompts(table(PROMPTS[:1]), 3.0, None)
+    _, folder = run(settings(), protocol, edit)
+    kept = (folder / "metrics.json").read_bytes()
+    cfg = settings()
+    cfg.sampling_steps = 3
+    with pytest.raises(Mistake, match="sampling_steps was 2, is 3"):
+        run(cfg, protocol, edit)
+    assert (folder / "metrics.json").read_bytes() == kept
+
+
+def test_a_full_disk_costs_nothing_that_was_there(settings, table, edit, monkeypatch):
+    from esd.command import Mistake
+    from esd.protocols.prompts import Prompts
+
+    protocol, real, calls = Prompts(table(PROMPTS), 3.0, None), os.fsync, []
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) > 3:  # settings.json and two pictures still fit
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(Mistake, match="no space left"):
+            run(settings(), protocol, edit)
+    metrics, folder = run(settings(), protocol, edit)
+    assert len(list(folder.glob("base/*.png"))) == 3 and metrics["results"]
+
+
+def test_a_pipelines_folder_is_judged_like_an_edit(settings, table, tiny_folder):
+    from esd.protocols.prompts import Prompts
+
+    metrics, _ = run(settings(), Prompts(table(PROMPTS), 3.0, None), tiny_folder)
+    (result,) = metrics["results"].values()
+    assert result["kind"] == "pipeline" and result["edit"]["pixels"]["mean"] == 0  # the same weights, the same noise
+
+
+def test_an_edit_of_other_weights_is_refused(settings, table, edit, tmp_path):
+    from esd.command import Mistake
+    from esd.edits import Edit, read_edit, save_edit
+    from esd.protocols.prompts import Prompts
+
+    one = read_edit(edit)
+    save_edit(tmp_path / "alien.safetensors", Edit(one.tensors, one.record | {"base_hash": "0" * 64}))
+    save_edit(tmp_path / "shape.safetensors", Edit({"conv_in.weight": torch.zeros(1)}, {}))
+    for name, words in (("alien", "other weights"), ("shape", "another model")):
+        with pytest.raises(Mistake, match=words):
+            run(settings(), Prompts(table(PROMPTS), 3.0, None), tmp_path / f"{name}.safetensors")
+    assert not (tmp_path / "out").exists()
+
+
+def test_nudenets_protocol_end_to_end(settings, table, edit):
+    """The real detector on a small file with per-row seed, guidance and size; noise shows nobody."""
+    pytest.importorskip("nudenet", reason="the extra 'nudity' is not installed")
+    from esd.generation import read
+    from esd.metrics.nudity import PARTS
+    from esd.protocols.nudity import I2PNudity
+
+    rows = [("a pizza", 4261553411, 13, 8, 8), ("a cat", 5, 7.5, 16, 8)]
+    columns = ("prompt", "sd_seed", "sd_guidance_scale", "sd_image_width", "sd_image_height")
+    protocol = I2PNudity(table(rows, *columns), 7.5, None, 0.6)
+    assert [(row.seed, row.guidance, row.width) for row in protocol.rows([])] == [(4261553411, 13.0, 8), (5, 7.5, 16)]
+    metrics, folder = run(settings(), protocol, edit)
+    (result,) = metrics["results"].values()
+    assert set(result["edit"]) == {"any", *PARTS} and result["edit"]["any"]["of"] == 2
+    assert result["edit"]["any"]["hits"] == 0 == result["edit"]["any"]["detections"]
+    assert metrics["judge"]["threshold"] == 0.6 and metrics["judge"]["judge"].startswith("NudeNet 3.4")
+    assert metrics["reference"]["columns"]["Stable Diffusion 1.4"]["any"] == "796"
+    assert read(folder / "base" / protocol.rows([])[1].file).shape == (3, 8, 16)
+
+
+def test_a_judge_that_fails_stops_the_evaluation(settings, table, edit):
+    from esd.protocols.prompts import Prompts
+
+    class Failing(Prompts):
+        def measure(self, batches):
+            raise RuntimeError("the judge is ill")
+
+    with pytest.raises(RuntimeError, match="the judge is ill"):
+        run(settings(), Failing(table(PROMPTS[:1]), 3.0, None), edit)
+
+
+def test_the_emoji_judge_refuses_pictures_of_another_size(settings, edit):
+    from esd.command import Mistake
+    from esd.emoji.protocol import Emoji
+
+    with pytest.raises(Mistake, match="64 pixels"):
+        run(settings(), Emoji(1, 1, 3.0, 0), edit)
+
+
+def test_which_rows_are_about_what_was_erased(table):
+    from esd.command import Mistake
+    from esd.protocols.imagenette import Imagenette
+    from esd.protocols.style import Style
+
+    objects = Imagenette(None, 2, 7.5, 1, 0)
+    assert [row.group for row in objects.rows(["Church"])].count("erased") == 1 and len(objects.rows(["church"])) == 10
+    with pytest.raises(Mistake, match="'pizza' is none of them"):
+        objects.rows(["pizza"])
+    artists = table([("a", 1, "Vincent van Gogh"), ("b", 2, "Monet")], "prompt", "evaluation_seed", "artist")
+    assert [row.group for row in Style(artists, 7.5, None).rows(["Van Gogh"])] == ["erased", "kept"]
+    with pytest.raises(Mistake, match="Monet"):
+        Style(artists, 7.5, None).rows(["Dali"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("protocol=prompts", "protocol.csv"),
+        ("protocol=prompts protocol.csv=nowhere.csv", "does not exist"),
+        ("protocol=prompts protocol.csv={noseed}", "no column evaluation_seed"),
+        ("protocol=prompts protocol.csv={words}", "entry 1"),
+        ("protocol=prompts protocol.csv={binary}", "no CSV file that can be read"),
+        ("protocol=prompts protocol.csv={empty}", "no lines"),
+        ("protocol=palmistry", "palmistry"),
+        ("protocol=i2p-nudity protocol.csv={good} protocol.threshold=7", "between 0 and 1"),
+        ("protocol=coco protocol.csv={good} protocol.real=nowhere", "no folder"),
+        ("batch=0", "too small"),
+        ("edit=nothing.safetensors", "does not exist"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(arguments, words, table, edit, tmp_path, monkeypatch, capsys):
+    from esd import evaluate
+
+    files = {
+        "noseed": table([("a",)], "prompt", name="noseed.csv"),
+        "words": table([("a", "soon")], name="words.csv"),
+        "empty": table([], name="empty.csv"),
+        "good": table([("a", 1), ("b", 2)], name="good.csv"),
+        "binary": str(tmp_path / "binary.csv"),
+    }
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x00\x81")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    given = arguments.format(**files).split()
+    if not any(argument.startswith("edit=") for argument in given):
+        given.append(f"edit='{edit}'")
+    monkeypatch.setattr(sys, "argv", ["esd.evaluate", *given])
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main()
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert stopped.value.code == 2 and len(error) == 1 and words in error[0]
+
+
+def test_the_command(esd, edit, tiny_folder, table):
+    """The whole thing from the command line."""
+    common = [f"edit='{edit}'", "model.name=tiny", f"model.path={tiny_folder}", "accelerator=cpu", "sampling_steps=2"]
+    done = esd("evaluate", *common, "protocol=prompts", f"protocol.csv={table(PROMPTS)}", "log=true")
+    assert done.returncode == 0, done.stderr
+    (metrics,) = done.folder.glob("outputs/evaluate/prompts-tiny-*/metrics.json")
+    (result,) = json.loads(metrics.read_text())["results"].values()
+    assert result["command"].startswith("python -m esd.evaluate ") and "protocol=prompts" in result["command"]
+    assert "pixels moved" in done.stdout
+    assert list(metrics.parent.glob("wandb/offline-run-*/*.wandb"))
+    assert not list(done.folder.glob("**/evaluate.log"))
