@@ -29,7 +29,7 @@ from esd.samplers import Sampler
 from esd.trajectories import Trajectories
 from esd.walks import predict
 
-BANDS = ("early", "high", "low", "late")  # quarters of the schedule, from noise to picture
+BANDS = 4  # of the loss by time step: t0-250, t250-500, …
 
 
 def erasure_target(eps_f: Tensor, eps_c: Tensor, eps_null: Tensor, eta: Tensor | float) -> Tensor:
@@ -94,10 +94,10 @@ class Erasure(pl.LightningModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(error))
         if self.trainer.global_step % self.trainer.log_every_n_steps:
             return
-        band = draw.position * len(BANDS) // len(self.sampler)  # (B,)
-        for i, name in enumerate(BANDS):
-            if (band == i).any():
-                self.log(f"train/loss_{name}", error[band == i].mean(), batch_size=len(error))
+        band = (self.sampler.timesteps[draw.position] * BANDS / 1000).long().clamp(max=BANDS - 1)  # (B,)
+        for i in band.unique().tolist():
+            name = f"train/loss_t{1000 * i // BANDS}-{1000 * (i + 1) // BANDS}"
+            self.log(name, error[band == i].mean(), batch_size=len(error))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.trainer.global_step % self.trainer.log_every_n_steps == 0:

@@ -29,6 +29,7 @@ from esd.loggers import build_logger, finish
 from esd.phrases import Phrases
 from esd.sampling import sample
 from esd.trajectories import Cache, Fresh, Pool, Walks
+from esd.walks import predict
 from esd.verdict import log, objective, report, verdict
 
 console = Console(highlight=False)
@@ -73,13 +74,24 @@ def source_of(cfg: DictConfig, module_parts: tuple, walks: Walks) -> Fresh | Poo
     return Cache(rows, phrases)
 
 
-def forwards(cfg: DictConfig) -> str:
-    """U-Net forwards of an example, in words, for the announcement."""
-    return {
-        "student": f"about {cfg.sampling_steps + 2} forwards an example, of which {cfg.sampling_steps - 1} are walking",
-        "pool": f"{2 if cfg.trajectories.get('walker') == 'frozen' else 4} forwards an example, and the student's",
-        "cache": "the student's forward alone, once the walks are rolled out",
-    }[cfg.trajectories.name]
+def forwards(cfg: DictConfig) -> float:
+    """Forwards of an example, on average; the student's own, with its backward, counts as three."""
+    n = cfg.sampling_steps
+    walking = {"student": n - 1 + 2, "pool": 2 if cfg.trajectories.get("walker") == "frozen" else 4, "cache": 0}
+    return walking[cfg.trajectories.name] + 3
+
+
+@torch.inference_mode()
+def seconds_of(cfg: DictConfig, module: Erasure) -> float:
+    """What the training will roughly take: one batch, timed after a first that warms up."""
+    rows = torch.zeros(cfg.batch, dtype=torch.int64, device=module.device)
+    x = module.model.noise(rows).to(module.device)
+    for _ in range(2):
+        started = time.perf_counter()
+        predict(module.model, module.student, module.sampler, x, rows, module.phrases.condition(rows))[0].sum().item()
+        one = time.perf_counter() - started
+    warm_up = cfg.sampling_steps if cfg.trajectories.name == "pool" else 0
+    return one * (cfg.steps * forwards(cfg) + warm_up)
 
 
 def announce(cfg: DictConfig, concepts: list[Concept], kept: list[Concept], module: Erasure, folder: Path) -> None:
@@ -91,7 +103,8 @@ def announce(cfg: DictConfig, concepts: list[Concept], kept: list[Concept], modu
     rows = {
         "Erase": f"{what} from {cfg.model.name}, η = {cfg.eta:g}" + (f", preserving {len(kept)} prompts" if kept else ""),
         "Train": f"{cfg.layers.name}: {moved:,} of {total:,} parameters in {len(module.trained)} tensors",
-        "Examples": f"{cfg.steps} steps of {cfg.batch}; x_t from {cfg.trajectories.name}: {forwards(cfg)}",
+        "Examples": f"{cfg.steps} steps of {cfg.batch}; x_t from {cfg.trajectories.name}, {forwards(cfg)} forwards each; "
+        f"roughly {max(1, round(seconds_of(cfg, module)))} s on {module.device}",
         "Results": str(folder),
     }
     for name, text in rows.items():
@@ -146,18 +159,18 @@ def run(cfg: DictConfig, folder: Path) -> float:
     module = Erasure(
         model, student, trained, phrases, sampler, source, instantiate(cfg.optimizer), instantiate(cfg.schedule)
     )  # fmt: skip
+    trainer_of = instantiate(cfg.trainer, _partial_=True, _convert_="all")
+    module.to(trainer_of(logger=False, enable_checkpointing=False).strategy.root_device)
     announce(cfg, concepts, kept, module, folder)
 
     shown = [template.format(c.text) for c in concepts for template in cfg.templates][:4]
     shown = (shown * 3)[: max(3, len(shown))] + list(cfg.model.kept)
     look = {"steps": min(30, cfg.sampling_steps), "guidance": cfg.guidance}
-    before = sample(model, model.denoiser, shown, range(len(shown)), **look)
+    before = sample(model, student, shown, range(len(shown)), **look)  # the student is still the teacher
     path, checkpoint = newest(folder) if cfg.resume else (None, None)
     logger = build_logger(cfg, folder)
     try:
-        trainer = instantiate(
-            cfg.trainer,
-            _convert_="all",
+        trainer = trainer_of(
             max_steps=cfg.steps,
             limit_train_batches=cfg.steps,
             logger=logger,

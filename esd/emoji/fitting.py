@@ -13,6 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 
+def rank() -> int:
+    """Which of the devices this process is."""
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
 class Pictures(IterableDataset):
     """Batches drawn from tensors of equal length, without end, each a pure function of (seed, step).
 
@@ -26,7 +31,7 @@ class Pictures(IterableDataset):
     def __iter__(self) -> Iterator[tuple[Tensor, ...] | Tensor]:
         step = self.start
         while True:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 64 + rank())
             rows, first = [], 0
             for length, share in self.shares:
                 count = max(1, round(share * self.batch))
@@ -47,16 +52,19 @@ def fit(module: pl.LightningModule, data, steps: int, cfg: DictConfig, folder: P
         max_steps=steps,
         limit_train_batches=steps,
         accelerator=cfg.accelerator,
-        devices=1,
+        devices=cfg.devices,
+        strategy="ddp_fork" if cfg.devices > 1 else "auto",  # each process its own part of a batch
         precision=cfg.precision,
         gradient_clip_val=1.0,
         callbacks=[
-            ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=cfg.pretrain.every),
+            ModelCheckpoint(
+                folder, save_last=True, save_top_k=0, every_n_train_steps=cfg.pretrain.every, enable_version_counter=False
+            ),
             RichProgressBar(refresh_rate=5),
             *([EMAWeightAveraging(decay=ema)] if ema else []),
         ],
         logger=False,
         enable_model_summary=False,
     )
-    print(f"{type(module).__name__}: {steps} steps of {data.batch}, checkpoints in {folder}")
+    print(f"{type(module).__name__}: {steps} steps of {data.batch * cfg.devices}, checkpoints in {folder}")
     trainer.fit(module, DataLoader(data, batch_size=None), ckpt_path=checkpoint if checkpoint.exists() else None)

@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from esd.emoji import words
+from esd.emoji.fitting import rank
 
 WIDTH = 128  # of the text embeddings
 TOKENS = 16  # the longest prompt, start and end included
@@ -149,7 +150,7 @@ class CaptionedLatents(IterableDataset):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         step = self.start
         while True:
-            rng = random.Random(f"{self.seed}/{step}")
+            rng = random.Random(f"{self.seed}/{step}/{rank()}")
             pictures, captions = [], []
             for _ in range(self.batch):
                 if rng.random() < 0.125:
@@ -178,7 +179,7 @@ class UNetTraining(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         x0, caption = batch
         n = len(x0)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.global_step) * 64 + rank())
         noise = torch.randn(x0.shape, generator=generator).to(x0)
         u = (torch.arange(n) + torch.rand(n, generator=generator)) / n
         t = (u * 1000).long().clamp(max=999).to(x0.device)
