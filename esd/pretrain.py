@@ -14,6 +14,9 @@ def main(cfg: DictConfig) -> None:
     import torch
     from diffusers import StableDiffusionPipeline
 
+    from esd.quiet import quiet
+
+    quiet()
     from esd.emoji import art, unet, vae, words
     from esd.emoji import judge as judges
     from esd.emoji.fitting import Pictures, fit
@@ -38,9 +41,10 @@ def main(cfg: DictConfig) -> None:
     latents = vae.encode(autoencoder, images.flatten(0, 1)).unflatten(0, images.shape[:2])  # (340, V, 4, 16, 16)
 
     if not (out / "judge/judge.safetensors").exists():
-        broken = judges.spoil(images[:, 0].repeat(8, 1, 1, 1), latents[:, 0].repeat(8, 1, 1, 1), autoencoder, generator)
+        times = max(1, cfg.pretrain.variants // 4)
+        broken = judges.spoil(images[:, 0].repeat(times, 1, 1, 1), latents[:, 0].repeat(times, 1, 1, 1), autoencoder, generator)
         with torch.no_grad():  # the judge must know objects by their reconstructions too
-            seen = [autoencoder.decode(z).sample for z in latents[:, : max(1, cfg.pretrain.variants // 4)].flatten(0, 1).split(256)]
+            seen = [autoencoder.decode(z).sample for z in latents[:, :times].flatten(0, 1).split(256)]
         redrawn = torch.cat(seen).add(1).mul(127.5).clamp(0, 255).byte()
         strong = art.variants(pictures, max(1, cfg.pretrain.variants // 2), generator, strength=1.5)
         parts = [  # pictures, object, style, share of a batch
@@ -56,7 +60,7 @@ def main(cfg: DictConfig) -> None:
         data = Pictures(*map(torch.cat, zip(*[part[:3] for part in parts], strict=True)), batch=cfg.pretrain.judge.batch,
                         seed=cfg.seed, shares=[(len(part[0]), part[3]) for part in parts])  # fmt: skip
         fit(module, data, cfg.pretrain.judge.steps, cfg, out / "checkpoints/judge")
-        record = judges.examine(judge.eval(), pictures, noun, style, other[~shown], generator)
+        record = judges.examine(judge.eval(), pictures, noun, style, other[~shown], min(8, cfg.pretrain.variants), generator)
         judges.save_judge(judge, out / "judge", record)
         print("judge:", ", ".join(f"{key} {value}" for key, value in record.items()))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import platform
 import shlex
 import time
@@ -32,7 +34,8 @@ from esd.trajectories import Cache, Fresh, Pool, Walks
 from esd.walks import predict
 from esd.verdict import log, objective, report, verdict
 
-console = Console(highlight=False)
+FIRST = os.environ.get("LOCAL_RANK", "0") == "0"  # the process that speaks and writes
+console = Console(highlight=False, quiet=not FIRST)
 
 
 def concepts_of(cfg: DictConfig) -> tuple[list[Concept], list[Concept]]:
@@ -159,29 +162,28 @@ def run(cfg: DictConfig, folder: Path) -> float:
     module = Erasure(
         model, student, trained, phrases, sampler, source, instantiate(cfg.optimizer), instantiate(cfg.schedule)
     )  # fmt: skip
-    trainer_of = instantiate(cfg.trainer, _partial_=True, _convert_="all")
-    module.to(trainer_of(logger=False, enable_checkpointing=False).strategy.root_device)
+    trainer = instantiate(
+        cfg.trainer,
+        _convert_="all",
+        max_steps=cfg.steps,
+        limit_train_batches=cfg.steps,
+        logger=False,
+        callbacks=[Bar(refresh_rate=5), checkpoints(folder, cfg.checkpoint_every)],
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    module.to(trainer.strategy.root_device)
     announce(cfg, concepts, kept, module, folder)
 
     shown = [template.format(c.text) for c in concepts for template in cfg.templates][:4]
     shown = (shown * 3)[: max(3, len(shown))] + list(cfg.model.kept)
     look = {"steps": min(30, cfg.sampling_steps), "guidance": cfg.guidance}
     before = sample(model, student, shown, range(len(shown)), **look)  # the student is still the teacher
+    trainer.callbacks.append(Grids(folder, shown, before, cfg.grid_every, **look))
     path, checkpoint = newest(folder) if cfg.resume else (None, None)
-    logger = build_logger(cfg, folder)
+    logger = build_logger(cfg, folder) if FIRST else False  # last: from here on it must be finished
     try:
-        trainer = trainer_of(
-            max_steps=cfg.steps,
-            limit_train_batches=cfg.steps,
-            logger=logger,
-            callbacks=[
-                Bar(refresh_rate=5),
-                Grids(folder, shown, before, cfg.grid_every, **look),
-                checkpoints(folder, cfg.checkpoint_every),
-            ],
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
+        trainer.logger = logger or None
         draws = Draws(
             concepts=len(concepts), templates=len(cfg.templates), positions=len(sampler), batch=cfg.batch, seed=cfg.seed,
             preserved=len(kept), preserved_batch=(cfg.preserve_batch or cfg.batch) if kept else 0,
@@ -191,6 +193,8 @@ def run(cfg: DictConfig, folder: Path) -> float:
         started = time.perf_counter()
         trainer.fit(module, DataLoader(draws, batch_size=None), ckpt_path=path)
         seconds = time.perf_counter() - started
+        if not trainer.is_global_zero:
+            return math.nan
         edit = Edit(module.edit(), record_of(cfg, concepts, base_hash, seconds))
         save_edit(folder / "edit.safetensors", edit)
         metrics = {"training_seconds": round(seconds, 2), "steps": cfg.steps, "examples": cfg.steps * cfg.batch}

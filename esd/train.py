@@ -36,6 +36,13 @@ def main(cfg: DictConfig) -> float:
     folder_of(cfg.model.path)
 
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if HydraConfig.get().mode == RunMode.MULTIRUN and cfg.trainer.devices not in (1, "1"):
+        raise Mistake(
+            f"trainer.devices={cfg.trainer.devices} under --multirun: a sweep runs each job on one device (a launcher spreads "
+            "the jobs); several devices are for single runs"
+        )
 
     from esd.quiet import quiet
 

@@ -107,17 +107,20 @@ def spoil(images: Tensor, latents: Tensor, vae, generator: torch.Generator) -> T
 
 
 @torch.no_grad()
-def examine(judge: Judge, pictures: Tensor, noun: Tensor, style: Tensor, unseen: Tensor, generator: torch.Generator) -> dict:
-    """How the judge does on augmentations it never saw and on emoji it was never shown: counts "right of asked"."""
+def examine(
+    judge: Judge, pictures: Tensor, noun: Tensor, style: Tensor, unseen: Tensor, times: int, generator: torch.Generator
+) -> dict:
+    """How the judge does on `times` augmentations of each drawing that it never saw, and on emoji it was never shown:
+    counts "right of asked"."""
     from esd.emoji.art import variants
 
-    known = variants(pictures, 8, generator)  # (340, 8, 3, 64, 64)
+    known = variants(pictures, times, generator)  # (340, times, 3, 64, 64)
     objects, styles = zip(*[judge(part.float() / 255) for part in known.flatten(0, 1).split(256)], strict=True)
-    right = (torch.cat(objects).argmax(1) == noun.repeat_interleave(8)).sum().item()
-    right_style = (torch.cat(styles).argmax(1) == style.repeat_interleave(8)).sum().item()
+    right = (torch.cat(objects).argmax(1) == noun.repeat_interleave(times)).sum().item()
+    right_style = (torch.cat(styles).argmax(1) == style.repeat_interleave(times)).sum().item()
     strange = variants(unseen, 1, generator).flatten(0, 1)
     nothing = sum((judge(part.float() / 255)[0].argmax(1) == ELSE).sum().item() for part in strange.split(256))
-    asked = len(noun) * 8
+    asked = len(noun) * times
     return {
         "objects right on unseen augmentations": [right, asked],
         "styles right on unseen augmentations": [right_style, asked],
