@@ -1,0 +1,187 @@
+"""The report: what it collects, what it draws, and the page in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import html.parser
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from PIL import Image
+
+from esd import charts
+from esd.metrics.counts import averaged, counted
+
+
+def make_sweep(folder):
+    """A sweep as training leaves it: three runs that ended, one that failed, one that was cut off."""
+    figures = [(40, 84), (0, 80), (10, 60)]
+    for n, (concept, layers, eta) in enumerate([("pizza", "esd-x", 0.5), ("pizza", "esd-u", 2.0), ("<b>cat</b> & co", "esd-x", 10.0)]):
+        run = folder / f"{n}-run"
+        (run / ".hydra").mkdir(parents=True)
+        (run / ".hydra" / "config.yaml").write_text("eta: 1\n")
+        seen, kept = figures[n]
+        record = {
+            "concept": [concept], "eta": eta, "layers": layers, "trajectories": {"name": "pool"}, "steps": 200, "lr": 5e-4,
+            "preserve": None, "command": f"python -m esd.train concept='{concept}' eta={eta}",
+        }  # fmt: skip
+        after = {"erased": counted(seen, 48), "erased_styled": counted(seen, 48), "kept": counted(kept, 84), "kept_distance": averaged([0.1, 0.2])}
+        before = {"erased": counted(48, 48), "erased_styled": counted(47, 48), "kept": counted(84, 84), "kept_distance": averaged([0.0, 0.0])}
+        (run / "metrics.json").write_text(
+            json.dumps({"training_seconds": 9.5 + n, "protocol": "emoji-short", "base": before, "edit": after, "record": record})
+        )
+        Image.effect_noise((900, 260), 60).convert("RGB").save(run / "grid.png")
+        (run / "metrics.csv").write_text("epoch,step,train/loss,train/loss_early\n" + "".join(f"0,{i},{1 / (i + 1 + n)},1\n" for i in range(0, 400, 10)))
+    for n, error in ((3, "Mistake: the loss is not finite"), (4, None)):
+        run = folder / f"{n}-run"
+        (run / ".hydra").mkdir(parents=True)
+        (run / ".hydra" / "config.yaml").write_text("eta: 1\n")
+        (run / ".hydra" / "overrides.yaml").write_text("- concept=owl\n- eta=100\n")
+        if error:
+            (run / "error.txt").write_text(error + "\nTraceback …\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = make_sweep(tmp_path_factory.mktemp("sweep"))
+    done = subprocess.run([sys.executable, "-m", "esd.report", str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "3 runs, 2 failed" in done.stdout
+    return folder / "report.html"
+
+
+def test_pareto_keeps_what_nothing_beats():
+    points = [(0.0, 1.0), (1.0, 0.0), (0.5, 0.5), (0.4, 0.4), (0.5, 0.5), (1.0, -1.0)]
+    assert charts.pareto(points) == [0, 2, 1]
+
+
+def test_axes_hold_their_values():
+    x, y = charts.axes([0.2, 0.8], [1.0, 1.0])
+    assert charts.LEFT < x.at(0.2) < x.at(0.8) < charts.WIDTH and y.at(0.9) > y.at(1.0)
+    assert charts.Axis(0, 1, 0, 100).ticks() == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert all(x.low <= tick <= x.high for tick in x.ticks())
+
+
+def test_thinned_curves_keep_their_mean():
+    points = [(float(i), float(i % 7)) for i in range(1000)]
+    thin = charts.thinned(points, 100)
+    assert len(thin) == 100 and sum(y for _, y in thin) / 100 == pytest.approx(sum(y for _, y in points) / 1000)
+
+
+class Links(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.outside, self.ids, self.inside = [], set(), []
+
+    def handle_starttag(self, tag, attributes):
+        for name, value in attributes:
+            if name == "id":
+                self.ids.add(value)
+            if name in ("src", "href") and value.startswith("#"):
+                self.inside.append(value[1:])
+            elif name in ("src", "href") and not value.startswith("data:"):
+                self.outside.append(value)
+
+
+def test_the_page_is_whole_and_safe(page):
+    text, links = page.read_text(encoding="utf-8"), Links()
+    links.feed(text)
+    assert links.outside == [] and "://" not in text  # nothing from anywhere else
+    assert set(links.inside) <= links.ids
+    assert "<b>cat</b>" not in text and "&lt;b&gt;cat&lt;/b&gt; &amp; co" in text  # what users typed stays text
+    assert "python -m esd.train concept=owl eta=100" in text and "the loss is not finite" in text and "still running" in text
+    assert "41.7 % (40 of 96)" not in text and "58.3 % (56 of 96)" not in text and "erased 16.7 % (16 of 96)" in text
+
+
+def test_bad_folders_are_told_in_one_line(tmp_path):
+    (tmp_path / "metrics.json").write_text("{")
+    for folder, words in ((tmp_path / "gone", "is no folder"), (tmp_path, "can't be read")):
+        done = subprocess.run([sys.executable, "-m", "esd.report", str(folder)], capture_output=True, text=True)
+        assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+class Browser:
+    """A headless Chromium, spoken to as WebDriver has it (w3.org/TR/webdriver2)."""
+
+    def __init__(self, port):
+        self.root = f"http://127.0.0.1:{port}/session"
+        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        options = {"browserName": "chrome", "goog:chromeOptions": {"args": flags}, "goog:loggingPrefs": {"browser": "ALL"}}
+        self.root += "/" + self.post("", {"capabilities": {"alwaysMatch": options}})["sessionId"]
+
+    def post(self, path, body):
+        request = urllib.request.Request(self.root + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)["value"]
+
+    def run(self, script):
+        return self.post("/execute/sync", {"script": script, "args": []})
+
+    def command(self, name, **parameters):
+        return self.post("/goog/cdp/execute", {"cmd": name, "params": parameters})
+
+    def picture(self, path, width, scheme):
+        self.command("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+        self.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        shot = self.command("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+    def close(self):
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(urllib.request.Request(self.root, method="DELETE"), timeout=20)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    driver = shutil.which("chromedriver")
+    if not driver or not (shutil.which("chromium") or shutil.which("google-chrome")):
+        pytest.skip("no Chromium with its chromedriver on this machine (Debian: apt-get install chromium chromium-driver)")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([driver, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.1)
+        one = Browser(port)
+        yield one
+        one.close()
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_in_a_real_browser(page, browser):
+    browser.post("/url", {"url": page.as_uri()})
+    column = "return [...document.querySelectorAll('table.sortable tbody tr')].map(r => r.cells[1].dataset.value)"
+    click = "document.querySelectorAll('table.sortable th button')[1].click();"
+    assert browser.run(column) == ["0.5", "2.0", "10.0"]
+    assert browser.run(click + column) == ["0.5", "2.0", "10.0"]  # by number: 10 is more than 2
+    assert browser.run(click + column) == ["10.0", "2.0", "0.5"]
+    assert browser.run("return document.querySelectorAll('th[aria-sort=descending]').length") == 1
+    sizes = "return Promise.all([...document.images].map(i => { i.loading = 'eager'; return i.decode().then(() => i.naturalWidth) }))"
+    assert browser.run(sizes) == [900, 900, 900]
+    assert browser.run("return document.querySelectorAll('svg circle').length") == 3
+    assert browser.run("return document.querySelectorAll('path.curve').length") == 3
+    errors = [entry for entry in browser.post("/se/log", {"type": "browser"}) if entry["level"] in ("SEVERE", "WARNING")]
+    assert errors == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_the_screen_in_light_and_dark(page, browser, width, scheme, tmp_path):
+    browser.post("/url", {"url": page.as_uri()})
+    browser.picture(tmp_path / f"{width}-{scheme}.png", width, scheme)
+    assert browser.run("return document.documentElement.scrollWidth") <= width  # only the table scrolls sideways
+    red = int(browser.run("return getComputedStyle(document.body).backgroundColor").split("(")[1].split(",")[0])
+    assert (red > 200) == (scheme == "light")

@@ -1,0 +1,70 @@
+"""What a sweep writes down of its failures, and which runs it takes for finished."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
+
+from esd import sweeps
+from esd.command import Mistake
+
+
+def ended(folder, error=None):
+    config = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(folder)}}})
+    job = JobReturn()
+    job.status, job.return_value = (JobStatus.FAILED, error) if error else (JobStatus.COMPLETED, 0.5)
+    sweeps.Outcomes().on_job_end(config, job)
+
+
+def test_a_failed_run_says_why_and_a_repeated_one_forgets_it(tmp_path, capsys):
+    for name in ("0-cat", "1-dog", "2-owl"):
+        (tmp_path / name).mkdir()
+    ended(tmp_path / "0-cat")
+    (tmp_path / "0-cat" / "metrics.json").write_text("{}")
+    ended(tmp_path / "1-dog", Mistake("no such dog"))
+    ended(tmp_path / "2-owl", FloatingPointError("the loss is not finite [step 3]"))
+    assert (tmp_path / "1-dog" / "error.txt").read_text().splitlines()[0] == "no such dog"
+    sweeps.summary(tmp_path)
+    said = capsys.readouterr().out
+    assert "1 runs ended, 2 failed" in said and "1-dog: no such dog" in said
+    assert "2-owl: FloatingPointError: the loss is not finite [step 3]" in said
+    ended(tmp_path / "1-dog")
+    assert not (tmp_path / "1-dog" / "error.txt").exists()
+
+
+def test_finished_is_the_same_run_that_ended(tmp_path):
+    task = ["concept='a \\'big\\' cat'", "eta=2"]
+    assert sweeps.finished(tmp_path, task) is None
+    import shlex
+
+    command = shlex.join(["python", "-m", "esd.train", *task])
+    (tmp_path / "metrics.json").write_text(json.dumps({"record": {"command": command}, "steps": 3}))
+    assert sweeps.finished(tmp_path, task)["steps"] == 3
+    assert sweeps.finished(tmp_path, [task[1], "resume=true", task[0]])["steps"] == 3  # in any order, resumed or not
+    assert sweeps.finished(tmp_path, ["eta=2"]) is None  # another run, whose number this folder's name has
+
+
+def test_again_finds_the_newest_sweep_with_the_same_options(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def made(name, *task):
+        folder = sweeps.PARENT / "2026-01-01" / name
+        folder.mkdir(parents=True)
+        OmegaConf.save({"hydra": {"overrides": {"task": list(task)}}}, folder / "multirun.yaml")
+        return folder
+
+    first = ["-m", "concept='cat','dog'", "eta=1,2", "resume=true"]
+    assert sweeps.again(first) == first  # none yet: it is made now
+    made("10-00-00", "concept='cat','dog'", "eta=1,2")
+    newest = made("11-00-00", "eta=1,2", "concept='cat','dog'", "resume=true")
+    made("12-00-00", "concept='cat','dog'", "eta=3")
+    expected = ["-m", "concept='cat','dog'", "eta=1,2", "resume=true", f"hydra.sweep.dir='{newest}'"]
+    assert sweeps.again(first) == expected
+    assert sweeps.again([*first, "hydra/launcher=cores"])[-1] == expected[-1]  # where it runs is not what it is
+    by_name = sweeps.again(["-m", f"resume={newest}"])
+    assert sorted(by_name[:2]) == ["concept='cat','dog'", "eta=1,2"] and by_name[-1] == expected[-1]
+    with pytest.raises(Mistake, match="no sweep's folder"):
+        sweeps.again(["-m", "resume=nowhere"])
