@@ -199,10 +199,10 @@ def run(cfg: DictConfig, folder: Path) -> float:
         save_edit(folder / "edit.safetensors", edit)
         metrics = {"training_seconds": round(seconds, 2), "steps": cfg.steps, "examples": cfg.steps * cfg.batch}
         if cfg.evaluate and cfg.model.name == "emoji":
-            metrics |= verdict(model, student, base_hash, [c.text for c in concepts], console)
+            metrics |= verdict(model, student, base_hash, [c.text for c in concepts], [c.erase_from for c in concepts], console)
         write_json(folder / "metrics.json", {**metrics, "record": edit.record})
         log(metrics, logger, folder)
-        report(metrics, folder, console)
+        report(metrics, folder, concepts[0].erase_from or concepts[0].text, console)
         return objective(metrics, cfg.objective)
     finally:
         finish(logger)

@@ -20,15 +20,15 @@ PICTURES, KEPT = 24, 1  # the short form: pictures of the concept by name and as
 
 
 @functools.cache  # of the base model once a process: a sweep asks the same again
-def _base(base_hash: str, concepts: tuple[str, ...]) -> list[Tensor]:
+def _base(base_hash: str, asked: tuple[str, ...]) -> list[Tensor]:
     return []
 
 
-def verdict(model, student, base_hash: str, concepts: list[str], console: Console) -> dict:
+def verdict(model, student, base_hash: str, concepts: list[str], erase_from: list[str], console: Console) -> dict:
     """The short form of the emoji protocol, on the base model and on the student, from the same noise."""
-    rows = protocol.rows(concepts, max(3, PICTURES // len(concepts)), KEPT)
+    rows = protocol.rows(concepts, max(3, PICTURES // len(concepts)), KEPT, erase_from=erase_from)
     started = time.perf_counter()
-    before = _base(base_hash, tuple(concepts))
+    before = _base(base_hash, (*concepts, "", *erase_from))
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("Judging", total=len(rows) * (1 if before else 2))
 
@@ -58,7 +58,7 @@ def objective(metrics: dict, wanted: str) -> float:
     return {"erased": erased, "kept": kept, "kept-erased": kept - (1 - erased)}[wanted]
 
 
-def report(metrics: dict, folder: Path, console: Console) -> None:
+def report(metrics: dict, folder: Path, concept: str, console: Console) -> None:
     """The table, the pictures' path, and the next command to type."""
     if "edit" in metrics:
         table = Table("by the judge", "before", "after", box=None, header_style="dim")
@@ -69,7 +69,7 @@ def report(metrics: dict, folder: Path, console: Console) -> None:
     console.print(f"Trained in {metrics['training_seconds']:.1f} s. Before and after: {folder / 'grid.png'}", soft_wrap=True)
     where = str(folder / "edit.safetensors")
     where = f'"{where}"' if " " in where else where
-    console.print(f"Next: python -m esd.sample edit={where} prompt=\"a pizza\"", soft_wrap=True)
+    console.print(f"Next: python -m esd.sample edit={where} prompt=\"{concept}\"", soft_wrap=True)
 
 
 KEYS = {

@@ -22,6 +22,7 @@ STEPS, GUIDANCE = 30, 3.0
 GROUPS = {
     "erased": "concept seen, asked by name",
     "erased_styled": "concept seen, asked in a style",
+    "kept_source": "the rest of what it was erased from",
     "kept": "other objects right",
     "kept_styles": "other styles right",
 }
@@ -43,15 +44,32 @@ def concept_prompts(text: str) -> tuple[list[str], list[str]]:
     return [bare], []
 
 
-def rows(concepts: Sequence[str], pictures: int, kept: int, seed: int = 0, guidance: float = GUIDANCE) -> list[Row]:
+def rest_of(source: Subject, gone: Subject) -> Subject:
+    """What is left of a subject when another is taken out of it: "weapon" without "bomb", a cat in the other styles."""
+    styles = frozenset(words.STYLES) - gone.styles if gone.styles else source.styles
+    return Subject(source.objects - gone.objects or source.objects, styles)
+
+
+def rows(
+    concepts: Sequence[str], pictures: int, kept: int, seed: int = 0, guidance: float = GUIDANCE, erase_from: Sequence[str] = ()
+) -> list[Row]:
     """The pictures of the protocol: about `pictures` of each concept by name and as many in styles, and `kept` of each
-    object that is not erased (and, where a style is erased, of objects in the other styles)."""
+    object that is not erased (and, where a style is erased, of objects in the other styles).
+
+    A concept that is erased from another text is looked for where that text is asked for, and so is what must be left.
+    """
     made, gone = [], [subject(text) for text in concepts]
 
     def ask(group: str, prompt: str, n: int, about: Subject) -> None:
         made.append(Row(group, prompt, seed + n, about, guidance))
 
-    for text, about in zip(concepts, gone, strict=True):
+    for text, about, source in zip(concepts, gone, erase_from or [""] * len(concepts), strict=True):
+        if source:
+            for prompt in (prompts := concept_prompts(source)[0]):
+                for n in range(-(-pictures // len(prompts))):
+                    ask("erased", prompt, n, about)
+                    ask("kept_source", prompt, n, rest_of(subject(source), about))
+            continue
         for group, prompts in zip(("erased", "erased_styled"), concept_prompts(text), strict=True):
             for prompt in prompts:
                 for n in range(-(-pictures // len(prompts))):
