@@ -97,6 +97,18 @@ def test_a_single_file(family, tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
 
 
+@pytest.mark.parametrize("family", ["emoji", "sdxl", "flux"])
+def test_the_authors_file(family, tmp_path):
+    """Loaded as their scripts load it: every name known, the rest as it was."""
+    model = model_of(family, tmp_path)
+    edit = made(model.denoiser)
+    save_edit(tmp_path / "official.safetensors", edit)
+    pipe = models.load(None if family == "emoji" else str(tmp_path / "base"), "another").base
+    denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+    assert not denoiser.load_state_dict(load_file(tmp_path / "official.safetensors"), strict=False).unexpected_keys
+    same_pictures(pipe, model, edit)
+
+
 @pytest.mark.parametrize("config", [SD14, SDXL], ids=["sd14", "sdxl"])
 def test_the_original_names_are_those_that_diffusers_reads(config):
     """Of the full-size U-Nets, name by name."""

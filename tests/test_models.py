@@ -11,8 +11,10 @@ from diffusers import FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from families import PIPELINES, built
 from hydra import compose, initialize_config_dir
+from safetensors.torch import save_file
+from test_layers import SD14
 
-from esd import edits, models
+from esd import edits, layout, models
 from esd.command import CONF, Mistake
 from esd.concepts import Concept, Draws
 from esd.erasure import erasure_target
@@ -177,6 +179,17 @@ def test_a_hub_name_without_a_hub_is_one_line_within_seconds(monkeypatch, tmp_pa
     assert "model.path=models/nothing-here" in str(error.value)
 
 
+def test_a_checkpoint_without_its_configurations_says_what_to_download_and_where_to_put_it(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    save_file(layout.original(built("sd14")), tmp_path / "mine.safetensors")
+    with pytest.raises(Mistake) as error:
+        models.load(str(tmp_path / "mine.safetensors"), "mine")
+    said = str(error.value)
+    assert "\n" not in said and "hf download stable-diffusion-v1-5/stable-diffusion-v1-5 --include" in said
+    assert f"--local-dir {tmp_path / 'mine'}`" in said
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -193,8 +206,6 @@ def test_a_hub_name_without_a_hub_is_one_line_within_seconds(monkeypatch, tmp_pa
     ],
 )
 def test_what_is_no_model_is_refused_in_one_line(tmp_path, damage, said):
-    from safetensors.torch import save_file
-
     place = tmp_path / "model"
     built("sd14").save_pretrained(place)
     index, weights = place / "model_index.json", place / "unet" / "diffusion_pytorch_model.safetensors"
@@ -222,3 +233,36 @@ def test_what_is_no_model_is_refused_in_one_line(tmp_path, damage, said):
     with pytest.raises(Mistake, match=said) as error:
         models.load(str(place), "x")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_stable_diffusion_at_full_size_takes_a_step_within_24_gib():
+    """Random weights of SD 1.4's sizes, on the processor: one walk and one step of ESD-x. Run it alone: it asks the
+    process for its peak."""
+    import resource
+
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from families import clip_tokenizer, sd1
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from esd.models.stable_diffusion import StableDiffusion
+
+    base = sd1()
+    base.unet = UNet2DConditionModel(**SD14)
+    text = CLIPTextConfig(
+        vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+        max_position_embeddings=77, bos_token_id=52, eos_token_id=53,
+    )  # fmt: skip
+    base.text_encoder, base.tokenizer = CLIPTextModel(text), clip_tokenizer()
+    base.tokenizer.model_max_length = 77
+    base.vae = AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, sample_size=512,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+    model = StableDiffusion(base, "sd14")
+    module, teacher, student, *_ = erasing(model, source="pool", steps=4, lr=1e-5)
+    before = {name: p.clone() for name, p in student.named_parameters() if p.requires_grad}
+    trained_for(module, Draws(concepts=1, templates=1, positions=4, batch=1, seed=0, staggered=True), 1)
+    after = dict(student.named_parameters())
+    assert any(not torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 24 * 2**20  # KiB
