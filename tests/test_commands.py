@@ -81,7 +81,7 @@ BAD = {
     "nonsense=1": "nonsense",
     "templates=[no-place]": "templates",
     "model.path=/nonexistent": "/nonexistent",
-    "model=sd14": "model.path",
+    "model=sd14": "hub cannot be reached",
     "concept=gargoyle": "gargoyle",
     "objective=best": "objective",
     "resume=/nonexistent": "resume=/nonexistent",
