@@ -59,7 +59,8 @@ def of_pipeline(path: str, concepts: Sequence[str]) -> Candidate:
     whole = hashlib.sha256()
     for file in sorted(folder.rglob("*.safetensors")):
         whole.update(digest(file).encode())
-    return Candidate("pipeline", f"{slug(folder.resolve().name)}-{whole.hexdigest()[:8]}", whole.hexdigest(), tuple(concepts), path)
+    value = whole.hexdigest()
+    return Candidate("pipeline", f"{slug(folder.resolve().name)}-{value[:8]}", value, tuple(concepts), path)
 
 
 def listed(paths: Sequence[str], concepts: Sequence[str], negative: bool) -> list[Candidate]:

@@ -9,7 +9,7 @@ from esd.command import Mistake, fail
 
 # Every key that a panel reads: what a run logs (erasure.py, callbacks.py, verdict.py), and of its configuration
 # (loggers.flat). The tests hold them against an offline run.
-SCATTER = ("erased/seen", "kept/objects")
+SCATTER = ("erased/seen", "kept/objects", "kept/distance")
 CURVES = {
     "Loss": ["train/loss"],
     "Loss by quarter of the schedule": [f"train/loss_t{t}-{t + 250}" for t in (0, 250, 500, 750)],
@@ -35,7 +35,8 @@ def workspace(entity: str, project: str):
     def explained(name: str, text: str, *shown) -> ws.Section:
         return ws.Section(name=name, panels=[panels.MarkdownPanel(markdown=text), *shown], is_open=True)
 
-    seen, kept = (panels.SummaryMetric(key) for key in SCATTER)
+    seen, kept, moved = (panels.SummaryMetric(key) for key in SCATTER)
+    layers = panels.Config("layers")
     columns = [panels.ParallelCoordinatesPlotColumn(metric=panels.Config(key), log=key == "lr") for key in CHOICES]
     columns += [panels.ParallelCoordinatesPlotColumn(metric=panels.SummaryMetric(key)) for key in OUTCOMES]
     return ws.Workspace(
@@ -48,7 +49,7 @@ def workspace(entity: str, project: str):
                 "Each dot is a run: how often the judge still sees the concept (left is better) against how often the other "
                 "objects are still right (up is better). The table of runs is at the left, with the same figures.",
                 panels.ScatterPlot(title="Still seen against kept", x=seen, y=kept),
-                panels.ScatterPlot(title="Still seen against how far the rest moved", x=seen, y=panels.SummaryMetric("kept/distance")),
+                panels.ScatterPlot(title="Still seen against how far the rest moved", x=seen, y=moved),
             ),
             explained(
                 "What made the difference",
@@ -67,7 +68,7 @@ def workspace(entity: str, project: str):
                 "Training",
                 "The loss falls as the student learns what it is to say in place of the concept. A rising loss or a growing "
                 "gradient asks for a smaller lr. By quarter: time step 1000 is noise, 0 the picture.",
-                *(panels.LinePlot(title=title, x="Step", y=keys, groupby=panels.Config("layers")) for title, keys in CURVES.items()),
+                *(panels.LinePlot(title=title, x="Step", y=keys, groupby=layers) for title, keys in CURVES.items()),
             ),
         ],
         runset_settings=ws.RunsetSettings(

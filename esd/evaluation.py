@@ -122,8 +122,8 @@ def evaluate(cfg: DictConfig, protocol, found: list[Candidate], command: str) ->
     protocol.ready(device)
     asked = {candidate: protocol.rows(candidate.concepts) for candidate in found}
     model = models.load(cfg.model.path, cfg.model.name)
-    if protocol.side and model.latent_shape[-1] * model.base.vae_scale_factor != protocol.side:
-        raise Mistake(f"protocol={protocol.name} judges pictures of {protocol.side} pixels, model={cfg.model.name} draws others")
+    if protocol.side not in (None, drawn := model.latent_shape[-1] * model.base.vae_scale_factor):
+        raise Mistake(f"protocol={protocol.name} judges pictures of {protocol.side} pixels: {cfg.model.name} draws {drawn}")
     base_hash = fingerprint(model.denoiser)
     every = list({row.file: row for rows in asked.values() for row in rows}.values())
     for width, height in {(row.width, row.height) for row in every}:

@@ -139,8 +139,8 @@ def curves_of(run: Run) -> dict[str, list[tuple[float, float]]]:
             for name, value in line.items():
                 if value and name and name not in ("step", "epoch") and line.get("step"):
                     curves.setdefault(name, []).append((float(line["step"]), float(value)))
-    wanted = ("train/loss", "erased/", "kept/")
-    return {name: points for name, points in curves.items() if len(points) > 1 and name.startswith(wanted) and "loss_" not in name}
+    wanted = [name for name in curves if name == "train/loss" or name.startswith(("erased/", "kept/"))]
+    return {name: curves[name] for name in wanted if len(curves[name]) > 1}
 
 
 def embedded(picture: Path) -> str:
@@ -213,7 +213,8 @@ def sections(runs: list[Run]) -> list[dict]:
 
 def page(runs: list[Run], failed: list[Failed], title: str) -> str:
     """The page as text; everything it shows is inside it."""
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"shown": shown, "spread": spread, "number": number, "embedded": embedded}
     return environment.get_template("report.html.j2").render(
         title=title, sections=sections(runs), failed=failed, count=len(runs), curves=curve_charts(runs),

@@ -6,6 +6,7 @@ import atexit
 import json
 import shlex
 import traceback
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from esd.command import Mistake, one_line
+from esd.command import Mistake, fresh, one_line
 
 PARENT = Path("outputs/multirun")
 
@@ -64,18 +65,24 @@ def own(task: list[str]) -> list[str]:
     return sorted(argument for argument in task if not argument.lstrip("+").startswith("resume="))
 
 
-def again(arguments: list[str]) -> list[str]:
-    """`-m … resume=true`: the newest sweep with the same options goes on in its own folder. `-m resume=<its folder>`: that
-    sweep's own options, too. Raises Mistake where there is no such sweep."""
-    where = next(argument.partition("=")[2] for argument in arguments if argument.startswith("resume="))
+def placed(arguments: list[str]) -> list[str]:
+    """A sweep's arguments with its folder fixed, for launchers compose the configuration again in each process, where a
+    fresh folder would be another one.
+
+    `-m … resume=true`: the newest sweep with the same options goes on in its own folder. `-m resume=<its folder>`: that
+    sweep's own options, too. Raises Mistake where that is no sweep.
+    """
+    if any(argument.startswith(("hydra.sweep.dir=", "--help", "--cfg")) for argument in arguments):
+        return arguments
+    where = next((argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")), "null")
     wanted = own([argument for argument in arguments if not argument.startswith(("-", "hydra.", "hydra/"))])
-    candidates = sorted(PARENT.glob("*/*/multirun.yaml")) if where == "true" else [Path(where) / "multirun.yaml"]
-    for file in reversed(candidates):
+    known = {"null": [], "true": sorted(PARENT.glob("*/*/multirun.yaml"))}.get(where, [Path(where) / "multirun.yaml"])
+    for file in reversed(known):
         if not file.is_file():
             raise Mistake(f"resume={where} is no sweep's folder: it has no multirun.yaml")
         task = OmegaConf.to_container(OmegaConf.load(file).hydra.overrides.task)
         if where != "true" or own(task) == wanted:
             rest = [argument for argument in arguments if not argument.startswith("resume=")]
-            options = [*rest, "resume=true"] if where == "true" else [*own(task), *rest, "resume=true"]
-            return [*options, f"hydra.sweep.dir='{file.parent}'"]
-    return arguments  # none yet: this is the first
+            return [*(own(task) if where != "true" else ()), *rest, "resume=true", f"hydra.sweep.dir='{file.parent}'"]
+    now = datetime.now()
+    return [*arguments, f"hydra.sweep.dir='{fresh(f'{PARENT}/{now:%Y-%m-%d}', f'{now:%H-%M-%S}')}'"]

@@ -66,10 +66,17 @@ def logged(tmp_path_factory):
     return keys
 
 
+def dashboard(*arguments, **env):
+    """A run of the command, with nobody at the terminal."""
+    command = [sys.executable, "-m", "esd.dashboard", *arguments]
+    environment = os.environ | env
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
 @pytest.fixture(scope="module")
 def definition():
     """What --print shows, from a real run of the command."""
-    done = subprocess.run([sys.executable, "-m", "esd.dashboard", "team/esd", "--print"], cwd=ROOT, capture_output=True, text=True)
+    done = dashboard("team/esd", "--print")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -81,9 +88,8 @@ def panels(definition):
 
 def test_every_key_of_every_panel_is_logged(definition, logged):
     text = json.dumps([panels(definition), definition["spec"]["section"]["runSets"]])
-    summary = set(re.findall(r'"summary:([^"]+)"', text)) | {
-        config["targetMetric"] if "targetMetric" in config else "score" for kind, config in panels(definition) if "Importance" in kind
-    }
+    summary = set(re.findall(r'"summary:([^"]+)"', text))
+    summary |= {config["targetKey"] for _, config in panels(definition) if "targetKey" in config}
     configured = set(re.findall(r'"(?:config|c):+([^"]+?)(?:\.value)?"', text))
     curves = {key for kind, config in panels(definition) for key in config.get("metrics", [])}
     media = {key for _, config in panels(definition) for key in config.get("mediaKeys", [])}
@@ -96,20 +102,18 @@ def test_every_key_of_every_panel_is_logged(definition, logged):
 
 def test_each_section_is_explained(definition):
     sections = definition["spec"]["section"]["panelBankConfig"]["sections"]
-    assert [section["name"] for section in sections] == ["Erased and kept", "What made the difference", "Before and after", "Training"]
+    names = ["Erased and kept", "What made the difference", "Before and after", "Training"]
+    assert [section["name"] for section in sections] == names
     for section in sections:
         assert section["panels"][0]["viewType"] == "Markdown Panel" and len(section["panels"]) > 1
 
 
 @pytest.mark.parametrize("given", ["team", "team/", "/esd", "a/b/c"])
 def test_a_project_is_two_words(given):
-    done = subprocess.run([sys.executable, "-m", "esd.dashboard", given], cwd=ROOT, capture_output=True, text=True)
+    done = dashboard(given)
     assert done.returncode == 2 and "ENTITY/PROJECT" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_without_a_key_it_says_so_and_asks_nobody(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name != "WANDB_API_KEY"} | {"NETRC": str(tmp_path / "none")}
-    done = subprocess.run(
-        [sys.executable, "-m", "esd.dashboard", "team/esd"], cwd=ROOT, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
+    done = dashboard("team/esd", WANDB_API_KEY="", NETRC=str(tmp_path / "none"))
     assert done.returncode == 2 and "no key" in done.stderr

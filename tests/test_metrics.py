@@ -123,7 +123,13 @@ def test_nudenet_itself(tmp_path):
     detector = nudenet.NudeDetector()
     fed = []
     session = detector.onnx_session
-    detector.onnx_session = type("Spy", (), {"run": lambda self, names, inputs: fed.append(inputs) or session.run(names, inputs)})()
+
+    class Spy:
+        def run(self, names, inputs):
+            fed.append(inputs)
+            return session.run(names, inputs)
+
+    detector.onnx_session = Spy()
     image = torch.randint(0, 256, (3, 64, 48), generator=torch.Generator().manual_seed(0)).float() / 255
     Nudity(0.6, detector.detect).update(image[None])
     Image.fromarray(image.mul(255).byte().permute(1, 2, 0).numpy()).save(tmp_path / "same.png")
@@ -166,3 +172,46 @@ def test_clip_score_with_transformers_5():
         other = clip.get_text_features(torch.tensor([[0, 5, 1]]), torch.ones(1, 3)).pooler_output
     assert score == pytest.approx(max(0, 100 * torch.cosine_similarity(one, other).item()), abs=1e-3)
     assert Pooled(clip).get_image_features(image[None].float()).shape == (1, 4)
+
+
+class FirstPixels(nn.Module):
+    """Features whose distribution is known: the first pixels."""
+
+    num_features = 4
+
+    def forward(self, images):
+        return images.float().flatten(1)[:, :4].contiguous()
+
+
+def test_fid_of_a_shift_is_its_square_and_of_the_same_nothing():
+    from esd.metrics.quality import fid, kid
+
+    images = torch.rand(16, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.5
+    for shift in (0.0, 0.4):  # equal covariances leave the means' distance: 4 features, each shifted
+        metric = fid(FirstPixels())
+        metric.update(images, real=True)
+        metric.update(images + shift, real=False)
+        assert metric.compute() == pytest.approx(4 * shift**2, abs=0.02)
+    metric = kid(8, FirstPixels())
+    metric.update(images, real=True)
+    metric.update(images + 0.4, real=False)
+    assert metric.compute()[0] > 0.1
+
+
+@pytest.mark.parametrize("judge", ["lpips", "fid", "clip_score"])
+def test_a_judge_that_cant_be_had_is_told_in_one_line(judge, monkeypatch, tmp_path):
+    from esd.command import Mistake
+    from esd.metrics import quality
+
+    def no_network(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", no_network)
+    monkeypatch.setattr("transformers.CLIPModel.from_pretrained", no_network)
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    with pytest.raises(Mistake, match="can't be had .*judges") as told:
+        getattr(quality, judge)()
+    assert "\n" not in str(told.value)

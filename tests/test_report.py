@@ -23,7 +23,8 @@ from esd.metrics.counts import averaged, counted
 def make_sweep(folder):
     """A sweep as training leaves it: three runs that ended, one that failed, one that was cut off."""
     figures = [(40, 84), (0, 80), (10, 60)]
-    for n, (concept, layers, eta) in enumerate([("pizza", "esd-x", 0.5), ("pizza", "esd-u", 2.0), ("<b>cat</b> & co", "esd-x", 10.0)]):
+    cases = [("pizza", "esd-x", 0.5), ("pizza", "esd-u", 2.0), ("<b>cat</b> & co", "esd-x", 10.0)]
+    for n, (concept, layers, eta) in enumerate(cases):
         run = folder / f"{n}-run"
         (run / ".hydra").mkdir(parents=True)
         (run / ".hydra" / "config.yaml").write_text("eta: 1\n")
@@ -32,13 +33,14 @@ def make_sweep(folder):
             "concept": [concept], "eta": eta, "layers": layers, "trajectories": {"name": "pool"}, "steps": 200, "lr": 5e-4,
             "preserve": None, "command": f"python -m esd.train concept='{concept}' eta={eta}",
         }  # fmt: skip
-        after = {"erased": counted(seen, 48), "erased_styled": counted(seen, 48), "kept": counted(kept, 84), "kept_distance": averaged([0.1, 0.2])}
-        before = {"erased": counted(48, 48), "erased_styled": counted(47, 48), "kept": counted(84, 84), "kept_distance": averaged([0.0, 0.0])}
-        (run / "metrics.json").write_text(
-            json.dumps({"training_seconds": 9.5 + n, "protocol": "emoji-short", "base": before, "edit": after, "record": record})
-        )
+        after = {"erased": counted(seen, 48), "erased_styled": counted(seen, 48), "kept": counted(kept, 84)}
+        before = {"erased": counted(48, 48), "erased_styled": counted(47, 48), "kept": counted(84, 84)}
+        figures_of = {"base": before, "edit": after | {"kept_distance": averaged([0.1, 0.2])}}
+        metrics = {"training_seconds": 9.5 + n, "protocol": "emoji-short", **figures_of, "record": record}
+        (run / "metrics.json").write_text(json.dumps(metrics))
         Image.effect_noise((900, 260), 60).convert("RGB").save(run / "grid.png")
-        (run / "metrics.csv").write_text("epoch,step,train/loss,train/loss_early\n" + "".join(f"0,{i},{1 / (i + 1 + n)},1\n" for i in range(0, 400, 10)))
+        lines = [f"0,{i},{1 / (i + 1 + n)},1" for i in range(0, 400, 10)]
+        (run / "metrics.csv").write_text("\n".join(["epoch,step,train/loss,train/loss_t0-250", *lines, ""]))
     for n, error in ((3, "Mistake: the loss is not finite"), (4, None)):
         run = folder / f"{n}-run"
         (run / ".hydra").mkdir(parents=True)
@@ -169,7 +171,7 @@ def test_in_a_real_browser(page, browser):
     assert browser.run(click + column) == ["0.5", "2.0", "10.0"]  # by number: 10 is more than 2
     assert browser.run(click + column) == ["10.0", "2.0", "0.5"]
     assert browser.run("return document.querySelectorAll('th[aria-sort=descending]').length") == 1
-    sizes = "return Promise.all([...document.images].map(i => { i.loading = 'eager'; return i.decode().then(() => i.naturalWidth) }))"
+    sizes = "return Promise.all([...document.images].map(i => (i.loading = 'eager', i.decode().then(() => i.naturalWidth))))"
     assert browser.run(sizes) == [900, 900, 900]
     assert browser.run("return document.querySelectorAll('svg circle').length") == 3
     assert browser.run("return document.querySelectorAll('path.curve').length") == 3

@@ -47,7 +47,7 @@ def test_finished_is_the_same_run_that_ended(tmp_path):
     assert sweeps.finished(tmp_path, ["eta=2"]) is None  # another run, whose number this folder's name has
 
 
-def test_again_finds_the_newest_sweep_with_the_same_options(tmp_path, monkeypatch):
+def test_a_sweep_resumed_is_the_newest_sweep_with_the_same_options(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def made(name, *task):
@@ -57,14 +57,16 @@ def test_again_finds_the_newest_sweep_with_the_same_options(tmp_path, monkeypatc
         return folder
 
     first = ["-m", "concept='cat','dog'", "eta=1,2", "resume=true"]
-    assert sweeps.again(first) == first  # none yet: it is made now
+    (folder,) = [argument for argument in sweeps.placed(first) if argument.startswith("hydra.sweep.dir=")]
+    assert (tmp_path / folder.split("'")[1]).is_dir()  # none yet: a new folder, there before any launcher starts
+    assert sweeps.placed(["-m", "hydra.sweep.dir=here"]) == ["-m", "hydra.sweep.dir=here"]
     made("10-00-00", "concept='cat','dog'", "eta=1,2")
     newest = made("11-00-00", "eta=1,2", "concept='cat','dog'", "resume=true")
     made("12-00-00", "concept='cat','dog'", "eta=3")
     expected = ["-m", "concept='cat','dog'", "eta=1,2", "resume=true", f"hydra.sweep.dir='{newest}'"]
-    assert sweeps.again(first) == expected
-    assert sweeps.again([*first, "hydra/launcher=cores"])[-1] == expected[-1]  # where it runs is not what it is
-    by_name = sweeps.again(["-m", f"resume={newest}"])
+    assert sweeps.placed(first) == expected
+    assert sweeps.placed([*first, "hydra/launcher=cores"])[-1] == expected[-1]  # where it runs is not what it is
+    by_name = sweeps.placed(["-m", f"resume={newest}"])
     assert sorted(by_name[:2]) == ["concept='cat','dog'", "eta=1,2"] and by_name[-1] == expected[-1]
     with pytest.raises(Mistake, match="no sweep's folder"):
-        sweeps.again(["-m", "resume=nowhere"])
+        sweeps.placed(["-m", "resume=nowhere"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 
 import torch
@@ -52,8 +53,7 @@ class Imagenette:
         if strange := gone - set(IMAGENETTE):
             raise Mistake(f"protocol=imagenette measures {', '.join(IMAGENETTE)}: '{min(strange)}' is none of them")
         return [
-            Row("erased" if row.subject in gone else "kept", row.prompt, row.seed, row.subject, row.guidance, row.width, row.height)
-            for row in self.all
+            replace(row, group="erased" if row.subject in gone else "kept") for row in self.all
         ]
 
     def measure(self, batches: Batches) -> dict[str, dict]:

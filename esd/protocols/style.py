@@ -31,7 +31,8 @@ class Style:
         self.lpips = lpips().to(device)
 
     def record(self) -> dict:
-        return {"judge": f"LPIPS (AlexNet), torchmetrics {metadata.version('torchmetrics')}, torchvision {metadata.version('torchvision')}"}
+        packages = ", ".join(f"{name} {metadata.version(name)}" for name in ("torchmetrics", "torchvision"))
+        return {"judge": f"LPIPS (AlexNet), {packages}"}
 
     def rows(self, concepts: Sequence[str]) -> list[Row]:
         """An artist counts as erased if a concept names them, or they a concept: "Van Gogh" and "Vincent van Gogh"."""
