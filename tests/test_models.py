@@ -11,7 +11,7 @@ from diffusers import FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from families import PIPELINES, built
 from hydra import compose, initialize_config_dir
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from test_layers import SD14
 
 from esd import edits, layout, models
@@ -200,6 +200,9 @@ def test_a_checkpoint_without_its_configurations_says_what_to_download_and_where
         ("no unet", "not complete, it has no unet:"),
         ("no weights", r"no unet/\*.safetensors"),
         ("cut weights", "cannot be read"),
+        ("fewer weights", r"unet holds \d+ of the \d+ tensors"),
+        ("fewer weights in one file", "lacks tensors of its U-Net or VAE"),
+        ("fewer words in one file", "lacks the tensor final_layer_norm.bias of its text_encoder"),
         ("pickle", "no .safetensors file; a pickle"),
         ("cut file", "damaged or cut short"),
         ("an edit", "holds no diffusion model"),
@@ -223,6 +226,12 @@ def test_what_is_no_model_is_refused_in_one_line(tmp_path, damage, said):
         (place / "unet").rmdir()
     elif damage == "no weights":
         weights.unlink()
+    elif damage == "fewer weights":
+        save_file({name: tensor for name, tensor in load_file(weights).items() if name != "conv_out.bias"}, weights, {"format": "pt"})
+    elif damage.endswith("in one file"):
+        whole, place = layout.original(built("sd14")), tmp_path / "model.safetensors"  # beside model/, its configurations
+        lost = "diffusion_model.out.2.bias" if damage == "fewer weights in one file" else "final_layer_norm.bias"
+        save_file({name: tensor for name, tensor in whole.items() if not name.endswith(lost)}, place)
     elif damage == "cut weights":
         weights.write_bytes(weights.read_bytes()[:5000])
     else:

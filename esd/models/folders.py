@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from esd.command import Mistake
@@ -57,8 +58,26 @@ def pipeline(folder: Path):
     weights = [file.name for part in ("unet", "transformer") for file in (folder / part).glob("*.safetensors")]
     variant = "fp16" if all(".fp16." in name for name in weights) else None  # the halved files, where there are no others
     try:
-        return getattr(diffusers, kind).from_pretrained(
+        found = getattr(diffusers, kind).from_pretrained(
             folder, dtype=torch.float32, variant=variant, use_safetensors=True, local_files_only=True, **unused
         )
     except (OSError, SafetensorError) as error:
         raise Mistake(f"{folder} cannot be read ({str(error).splitlines()[0]}): copy or download it again") from error
+    for name, part in found.components.items():  # the libraries fill what a file lacks with noise, and only log it
+        held, wanted = _held(folder / name, variant), len(list(part.parameters())) if name in NETWORKS and part else 0
+        if held < wanted:
+            raise Mistake(f"{folder / name} holds {held} of the {wanted} tensors that it should: copy or download it again")
+    return found
+
+
+def _held(part: Path, variant: str | None) -> int:
+    """How many tensors there are in the part's files, those of the variant or those of none."""
+    from safetensors import safe_open
+
+    wanted = re.compile(r"(diffusion_pytorch_)?model" + (rf"\.{variant}" if variant else "") + r"(-\d+-of-\d+)?\.safetensors")
+    count = 0
+    for path in part.glob("*.safetensors"):
+        if wanted.fullmatch(path.name):
+            with safe_open(path, "pt") as file:
+                count += len(file.keys())
+    return count

@@ -58,8 +58,13 @@ def pipeline(path: Path):
         config, family = hub.configs(fetch_diffusers_config(shapes)["pretrained_model_name_or_path"], beside), KINDS[looks]
     unused = {"safety_checker": None} if family == "StableDiffusionPipeline" else {}
     try:
-        return getattr(diffusers, family).from_single_file(
-            str(path), config=str(config), torch_dtype=torch.float32, local_files_only=True, **unused
-        )
+        found = getattr(diffusers, family).from_single_file(str(path), config=str(config), local_files_only=True, **unused)
     except SingleFileComponentError as error:
         raise Mistake(f"model.path={path} lacks a part ({error.message.splitlines()[0]}): give a full checkpoint") from error
+    except NotImplementedError as error:  # torch's, for a tensor that the file did not fill
+        raise Mistake(f"model.path={path} lacks tensors of its U-Net or VAE: copy or download it again") from error
+    for name, part in found.components.items():
+        for tensor, value in part.named_parameters() if isinstance(part, torch.nn.Module) else ():
+            if value.is_meta:  # of a text encoder it leaves it empty and says nothing
+                raise Mistake(f"model.path={path} lacks the tensor {tensor} of its {name}: copy or download it again")
+    return found.to(torch.float32)
