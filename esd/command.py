@@ -75,7 +75,7 @@ def one_line(error: BaseException) -> str:
     text = " ".join(dict.fromkeys(lines)) or type(error).__name__
     if cause := error.__cause__:
         text += ": " + " ".join(line.strip() for line in str(cause).splitlines()[:1])
-    return re.sub(r"\s+", " ", text)
+    return re.sub(r"\s+", " ", text).removeprefix("Error merging override ")
 
 
 def fail(message: str, code: int = 2) -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 import esd.config  # noqa: F401  (registers the options' types)
+from esd import sweeps
 from esd.command import Mistake, command
 
 
 def resumed(arguments: list[str]) -> list[str]:
     """resume=<run folder>: that run's own options, in its own folder; options given beside it come on top."""
+    if any(argument in ("-m", "--multirun") for argument in arguments):
+        return sweeps.placed(arguments)
     folder = next((argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")), "")
     if not folder or folder == "null":
         return arguments
@@ -48,8 +51,13 @@ def main(cfg: DictConfig) -> float:
 
     quiet()
     from esd.run import run
+    from esd.verdict import objective
 
-    return run(cfg, Path(HydraConfig.get().runtime.output_dir))
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    if cfg.resume and hydra.mode == RunMode.MULTIRUN and (metrics := sweeps.finished(folder, list(hydra.overrides.task))):
+        return objective(metrics, cfg.objective)
+    return run(cfg, folder)
 
 
 if __name__ == "__main__":
