@@ -10,12 +10,16 @@ from esd.metrics.counts import shown
 USE = {
     "official": "```python\nfrom esd import load_edit\nload_edit(pipe, \"{file}\")\n```\n\nor, as in the authors' scripts, "
     "`pipe.unet.load_state_dict(load_file(\"{file}\"), strict=False)`.",
-    "diffusers": "```python\nfrom diffusers import DiffusionPipeline\npipe = DiffusionPipeline.from_pretrained(\"path/to/this/folder\")\n```",
-    "single-file": "Put `{file}` where A1111 or ComfyUI keep checkpoints. With diffusers, which needs the configurations beside it:\n\n"
+    "diffusers": "```python\nfrom diffusers import DiffusionPipeline\n\n"
+    "pipe = DiffusionPipeline.from_pretrained(\"path/to/this/folder\")\n```",
+    "single-file": "Put `{file}` where A1111 or ComfyUI keep checkpoints. With diffusers, which needs the configurations "
+    "beside it:\n\n"
     "```python\npipe = {pipeline}.from_single_file(\"{file}\", config=\"{stem}\")\n```",
     "lora": "```python\npipe.load_lora_weights(\"{file}\")\n```",
 }
-NAMES = {"erased": "erased concept", "erased_styled": "erased concept in a style", "kept": "other objects", "kept_styles": "styles"}
+NAMES = {
+    "erased": "erased concept", "erased_styled": "erased concept in a style", "kept": "other objects", "kept_styles": "styles",
+}  # fmt: skip
 
 
 def card(record: dict, metrics: dict, facts: dict[str, str], to: str, file: str, pipeline: str) -> str:
@@ -25,7 +29,8 @@ def card(record: dict, metrics: dict, facts: dict[str, str], to: str, file: str,
         f"{c} (from {f})" if f else c
         for c, f in zip(record.get("concept", ["not recorded"]), record.get("erase_from") or [""] * 99, strict=False)
     ]
-    head = {"license": "other", "library_name": "diffusers", "pipeline_tag": "text-to-image", "tags": ["concept-erasure", "esd"]}
+    head = {"license": "other", "library_name": "diffusers", "pipeline_tag": "text-to-image"}
+    head["tags"] = ["concept-erasure", "esd"]
     if base.count("/") == 1 and not base.startswith((".", "/", "~")):
         head["base_model"] = base
     rows = {
@@ -62,4 +67,5 @@ def _measured(metrics: dict) -> list[str]:
         for group, after in metrics["edit"].items()
         if isinstance(after, dict) and "of" in after and group in metrics.get("base", {})
     ]
-    return [f"Protocol {metrics.get('protocol')}: pictures in which the judge saw it.", "", "| | before | after |", "|---|---|---|", *rows]
+    said = f"Protocol {metrics.get('protocol')}: pictures in which the judge saw it."
+    return [said, "", "| | before | after |", "|---|---|---|", *rows]

@@ -85,7 +85,7 @@ def write(cfg: DictConfig, model, edit, folder: Path, stem: str) -> tuple[str, d
         return lora(cfg, model, edit, folder, stem)
     if cfg.to == "official":
         edits.save_edit(folder / f"{stem}.safetensors", edit)
-        return f"{stem}.safetensors", {"Tensors": f"{len(edit.tensors)}, all of them weights of {type(model.denoiser).__name__}"}
+        return f"{stem}.safetensors", {"Tensors": f"{len(edit.tensors)}, all weights of {type(model.denoiser).__name__}"}
     edits.apply(model.denoiser, edit)
     if cfg.to == "diffusers":
         model.base.save_pretrained(folder)
@@ -122,7 +122,8 @@ def lora(cfg: DictConfig, model, edit, folder: Path, stem: str) -> tuple[str, di
     name = f"{stem}-lora-{made.rank}.safetensors"
     with whole(folder / name) as temporary:
         save_file(keys, temporary, {"format": "pt"})
-    facts = {"Rank": f"{made.rank}, alpha {made.rank}, {len(made.factors)} matrices", "Relative error of the weights": f"{made.error:.4f}"}
+    facts = {"Rank": f"{made.rank}, alpha {made.rank}, {len(made.factors)} matrices"}
+    facts["Relative error of the weights"] = f"{made.error:.4f}"
     if made.left_out:
         facts["Left out"] = f"{len(made.left_out)} changed biases and norms, which LoRA cannot hold ({made.left_out[0]}, …)"
     if cfg.model.path is None:

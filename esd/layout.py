@@ -18,10 +18,13 @@ RESNET = {
     "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
 }  # fmt: skip
 ENDS = {
-    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2", "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
-    "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1", "mid_block.resnets.1": "middle_block.2",
+    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
+    "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
+    "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
 }  # fmt: skip
+PARTS = ((0, "resnets"), (1, "attentions"))  # of a level, and where each is in the original's blocks
 VAE = [  # patterns in turn; attention is where it is not for convolutions of 1×1
     (r"^(en|de)coder\.mid_block\.resnets\.0\.", r"\1coder.mid.block_1."),
     (r"^(en|de)coder\.mid_block\.resnets\.1\.", r"\1coder.mid.block_2."),
@@ -70,7 +73,7 @@ def unet_names(unet: UNet2DConditionModel) -> dict[str, str]:
     places, count = dict(ENDS), 1  # input block 0 is the first convolution
     for b, block in enumerate(unet.down_blocks):
         for i in range(len(block.resnets)):
-            places |= {f"down_blocks.{b}.{part}.{i}": f"input_blocks.{count}.{j}" for j, part in enumerate(("resnets", "attentions"))}
+            places |= {f"down_blocks.{b}.{part}.{i}": f"input_blocks.{count}.{j}" for j, part in PARTS}
             count += 1
         if block.downsamplers:
             places[f"down_blocks.{b}.downsamplers.0.conv"] = f"input_blocks.{count}.0.op"
@@ -78,7 +81,7 @@ def unet_names(unet: UNet2DConditionModel) -> dict[str, str]:
     count = 0
     for b, block in enumerate(unet.up_blocks):
         for i in range(len(block.resnets)):
-            places |= {f"up_blocks.{b}.{part}.{i}": f"output_blocks.{count}.{j}" for j, part in enumerate(("resnets", "attentions"))}
+            places |= {f"up_blocks.{b}.{part}.{i}": f"output_blocks.{count}.{j}" for j, part in PARTS}
             count += 1
         if block.upsamplers:  # in the last block of its level, behind the attention if there is one
             behind = 2 if hasattr(block, "attentions") else 1

@@ -85,7 +85,7 @@ def kohya_keys(lora: Lora, denoiser: nn.Module) -> dict[str, Tensor]:
     """As kohya's scripts write it and A1111 and ComfyUI read it: diffusers' names for Stable Diffusion 1 and 2, the original
     ones for XL. Raises Mistake for a transformer, whose matrices that layout joins."""
     if "Transformer" in type(denoiser).__name__:
-        raise Mistake("format=kohya is for Stable Diffusion 1, 2 and XL; ComfyUI reads SD3's and FLUX's format=peft as they are")
+        raise Mistake("format=kohya is for Stable Diffusion 1, 2 and XL: for SD3 and FLUX use format=peft")
     names = unet_names(denoiser) if getattr(denoiser, "add_embedding", None) is not None else {}
     keys = {}
     for name, (down, up) in lora.factors.items():

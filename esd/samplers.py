@@ -46,7 +46,7 @@ class DDIM(nn.Module):
         scheduler = DDIMScheduler.from_config(scheduler.config)
         trained = scheduler.config.num_train_timesteps
         if not 1 <= steps < trained:  # at N = trained, an offset schedule would start one step beyond its own end
-            raise Mistake(f"sampling_steps={steps} must be from 1 to {trained - 1}: the model was trained on {trained} time steps")
+            raise Mistake(f"sampling_steps={steps} must be from 1 to {trained - 1}: the model knows {trained} time steps")
         scheduler.set_timesteps(steps)
         self.v_prediction = scheduler.config.prediction_type == "v_prediction"
         t = scheduler.timesteps  # (N,), falling
@@ -115,8 +115,9 @@ class Flow(nn.Module):
     (Liu et al. 2023, arXiv 2209.03003; Esser et al. 2024, arXiv 2403.03206)."""
 
     def __init__(
-        self, scheduler: FlowMatchEulerDiscreteScheduler, steps: int, sigmas: Sequence[float] | None = None, mu: float | None = None
-    ):
+        self, scheduler: FlowMatchEulerDiscreteScheduler, steps: int, sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ):  # fmt: skip
         """sigmas, mu: as the family's pipeline sets the schedule, before its shift and for it."""
         super().__init__()
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(scheduler.config)

@@ -60,7 +60,8 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 
 def sd1():
     scheduler = PNDMScheduler(skip_prk_steps=True, **BETAS)  # what Stable Diffusion 1 ships with
-    return StableDiffusionPipeline(vae(), clip(), clip_tokenizer(), unet(), scheduler, None, None, requires_safety_checker=False)
+    parts = (vae(), clip(), clip_tokenizer(), unet(), scheduler)
+    return StableDiffusionPipeline(*parts, None, None, requires_safety_checker=False)
 
 
 def sd21():

@@ -35,7 +35,8 @@ def made(denoiser, layers="esd-x", weights_only=False, seed=0, size=0.5) -> Edit
     for name in names:
         scale = state[name].detach().std() if state[name].numel() > 1 and state[name].std() > 0 else 0.02
         tensors[name] = state[name].detach() + size * scale * torch.randn(state[name].shape, generator=generator)
-    return Edit(tensors, {"base": "tiny", "base_hash": fingerprint(denoiser), "concept": ["pizza"], "erase_from": [""], "eta": 1.0})
+    record = {"base": "tiny", "base_hash": fingerprint(denoiser), "concept": ["pizza"], "erase_from": [""], "eta": 1.0}
+    return Edit(tensors, record)
 
 
 def model_of(family, tmp_path):
@@ -148,7 +149,8 @@ def test_a_lora_of_full_rank_is_the_edit(family, keys, layers, tmp_path):
 
 def test_a_loras_error_is_what_its_rank_leaves():
     torch.manual_seed(0)
-    base = {"a.weight": torch.randn(12, 8), "b.weight": torch.randn(6, 4, 3, 3), "b.bias": torch.zeros(6), "c.weight": torch.ones(5)}
+    base = {"a.weight": torch.randn(12, 8), "b.weight": torch.randn(6, 4, 3, 3)}
+    base |= {"b.bias": torch.zeros(6), "c.weight": torch.ones(5)}
     edit = {name: tensor + torch.randn_like(tensor) for name, tensor in base.items()}
     errors = []
     for rank in (1, 2, 4, 8):
@@ -233,7 +235,8 @@ def test_an_edit_for_another_model(saved, tmp_path):
     from families import sd1
 
     other = sd1()
-    with pytest.warns(UserWarning, match=r"made for tiny \(\w{12}\), and this UNet2DConditionModel \(\w{12}\) has other weights"):
+    named = r"made for tiny \(\w{12}\), and this UNet2DConditionModel \(\w{12}\) has other weights"
+    with pytest.warns(UserWarning, match=named):
         load_edit(other, path)
     fresh = sd1()
     before = state(fresh)
@@ -293,7 +296,8 @@ def of_the_embedded_model(tmp_path_factory):
     edit = made(models.load(None, "emoji").denoiser, size=0.1)
     save_edit(folder / "edit.safetensors", edit)
     count = {"hits": 1, "of": 24, "rate": 1 / 24}
-    (folder / "metrics.json").write_text(json.dumps({"protocol": "emoji-1-short", "base": {"kept": count}, "edit": {"kept": count}}))
+    metrics = {"protocol": "emoji-1-short", "base": {"kept": count}, "edit": {"kept": count}}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
     return folder
 
 

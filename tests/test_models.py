@@ -227,7 +227,8 @@ def test_what_is_no_model_is_refused_in_one_line(tmp_path, damage, said):
     elif damage == "no weights":
         weights.unlink()
     elif damage == "fewer weights":
-        save_file({name: tensor for name, tensor in load_file(weights).items() if name != "conv_out.bias"}, weights, {"format": "pt"})
+        kept = {name: tensor for name, tensor in load_file(weights).items() if name != "conv_out.bias"}
+        save_file(kept, weights, {"format": "pt"})
     elif damage.endswith("in one file"):
         whole, place = layout.original(built("sd14")), tmp_path / "model.safetensors"  # beside model/, its configurations
         lost = "diffusion_model.out.2.bias" if damage == "fewer weights in one file" else "final_layer_norm.bias"

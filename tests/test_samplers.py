@@ -20,7 +20,11 @@ EULERS = [
     {"timestep_spacing": "linspace", "prediction_type": "v_prediction"},
     {"timestep_spacing": "leading", "steps_offset": 1, "use_karras_sigmas": True},
 ]
-FLOWS = [({"shift": 3.0}, {}), ({"shift": 1.0, "use_dynamic_shifting": True}, {"mu": 0.7}), ({"shift": 1.0}, {"sigmas": "unit"})]
+FLOWS = [
+    ({"shift": 3.0}, {}),  # SD3
+    ({"shift": 1.0, "use_dynamic_shifting": True}, {"mu": 0.7}),
+    ({"shift": 1.0}, {"sigmas": "unit"}),  # FLUX
+]
 
 
 def agree(ours, theirs, steps):

@@ -28,7 +28,7 @@ def keys(path: Path) -> list[str]:
     from safetensors import SafetensorError, safe_open
 
     if path.suffix != ".safetensors":
-        raise Mistake(f"model.path={path} is no .safetensors file; a pickle (.ckpt, .pt) can run code when it is read: convert it")
+        raise Mistake(f"model.path={path} is no .safetensors file; a pickle (.ckpt, .pt) can run code when read: convert it")
     try:
         with safe_open(path, "np") as file:
             names = list(file.keys())
