@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 PY := .venv/bin/python
 export WANDB_SILENT := true
 
-.PHONY: help setup demo test bench gallery pretrain model-quality
+.PHONY: help setup demo test bench bench-quality sweep gallery model-quality pretrain
 
 help:  ## these lines
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -15,16 +15,23 @@ help:  ## these lines
 	$(PY) -m uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
 	touch $@
 
-setup: .venv/done  ## the environment in .venv, exactly as pinned in requirements.lock
+setup: .venv/done
 
 demo: setup  ## erase pizza from the embedded model: the main job, on a laptop
 	$(PY) -m esd.train concept=pizza
 
 test: setup  ## all tests
-	$(PY) -m pytest -q
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile
 
 bench: setup  ## what an erasure costs with each source of x_t: a table and outputs/bench.json
 	$(PY) -m esd.bench
+
+bench-quality: setup  ## do the cheaper sources erase as well? An hour; goes on where it was
+	$(PY) -m esd.bench_quality
+
+sweep: setup  ## concept × η × layers on the embedded model, and its report
+	$(PY) -m esd.train -m experiment=sweep logger=csv resume=true
+	$(PY) -m esd.report "$$(ls -d outputs/multirun/*/* | tail -n 1)"
 
 gallery: setup  ## make the pictures and figures of the README again
 	$(PY) -m esd.gallery

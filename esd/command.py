@@ -14,6 +14,8 @@ from datetime import datetime
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 # In the checkout conf/ stands beside the package, in the wheel it lies inside.
@@ -92,7 +94,16 @@ def command(
     """
 
     def decorate(main: Callable[[DictConfig], object]) -> Callable[[], object]:
-        run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(main)
+        @functools.wraps(main)
+        def job(cfg: DictConfig) -> object:
+            try:
+                return main(cfg)
+            except Mistake as error:
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    raise  # the sweep goes on, and lists it
+                fail(one_line(error))  # before Hydra says it in its own way
+
+        run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(job)
 
         @functools.wraps(main)
         def start() -> object:

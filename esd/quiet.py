@@ -21,6 +21,7 @@ def quiet() -> None:
         r".*Trying to infer the `batch_size`.*",
         r".*Checkpoint directory .* exists and is not empty.*",
         r".*resuming from a checkpoint that ended before the epoch ended.*",  # concepts.Draws starts where it ended
+        r".*Experiment logs directory .* exists and is not empty.*",
         r".*is smaller than the logging interval.*",
         r".*Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`.*",  # Lightning's order under a skipped step
     ):

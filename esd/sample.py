@@ -28,8 +28,8 @@ def main(cfg: DictConfig) -> None:
     asked = [prompt for prompt in prompts for _ in range(cfg.count)]
     seeds = [cfg.seed + n for _ in prompts for n in range(cfg.count)]
     console.print(f"{len(asked)} pictures each of base and edit, to {folder}", soft_wrap=True)
-    if (made_for := edit.record.get("base_hash")) and made_for != edits.fingerprint(model.denoiser):
-        console.print(f"[yellow]warning:[/] the edit was made for {edit.record.get('base')}, this {cfg.model.name} has other weights")
+    if said := edits.foreign(edit, edits.fingerprint(model.denoiser), cfg.model.name, strict=False):
+        console.print(f"[yellow]warning:[/] {said}", soft_wrap=True)
     look = {"steps": cfg.sampling_steps, "guidance": cfg.guidance}
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("Drawing", total=2 * len(asked))

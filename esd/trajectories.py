@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from esd.concepts import Draw
-from esd.models.stable_diffusion import StableDiffusion
+from esd.models.family import Model
 from esd.phrases import Phrases
-from esd.samplers import DDIM
+from esd.samplers import Sampler
 from esd.walks import guided, predict, walk
 
 
@@ -47,7 +47,7 @@ class Walks:
     """What the sources that walk share: a model, its schedule, and the run's prompts."""
 
     def __init__(
-        self, model: StableDiffusion, sampler: DDIM, phrases: Phrases, guidance: float, teacher: nn.Module, student: nn.Module
+        self, model: Model, sampler: Sampler, phrases: Phrases, guidance: float, teacher: nn.Module, student: nn.Module
     ):
         self.model, self.sampler, self.phrases, self.guidance = model, sampler, phrases, guidance
         self.teacher, self.student = teacher, student

@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
     groups: dict[str, list[protocol.Row]] = {}
 
     def ask(group: str, prompt: str, wanted: Subject, noises: int) -> None:
-        groups.setdefault(group, []).extend(protocol.Row(group, prompt, wanted, seed) for seed in range(noises))
+        groups.setdefault(group, []).extend(protocol.Row(group, prompt, seed, wanted) for seed in range(noises))
 
     for noun in words.OBJECTS:
         for style in words.STYLES:
@@ -58,7 +58,7 @@ def main(folder: Path) -> None:
         for i in index:
             s = rows[i].subject
             wanted = Subject(s.objects if part != "style" else frozenset(), s.styles if part != "object" else frozenset())
-            asked.append(protocol.Row("it", rows[i].prompt, wanted, rows[i].seed))
+            asked.append(protocol.Row("it", rows[i].prompt, rows[i].seed, wanted))
         return protocol.judged(asked, pictures[index])["it"]
 
     lines = {
