@@ -81,7 +81,8 @@ def main(cfg: DictConfig) -> None:
             autoencoder, text_encoder.eval(), tokenizer, denoiser.eval(), unet.new_scheduler(), None, None,
             requires_safety_checker=False,
         )  # fmt: skip
-        pipeline.to(torch.float16).save_pretrained(out / "model")
+        denoiser.half(), autoencoder.half()  # 16 bits on disk; the text encoder, which transformers loads as it is kept, in 32
+        pipeline.save_pretrained(out / "model")
     print(f"the model is in {out / 'model'}, the judge in {out / 'judge'}")
 
 

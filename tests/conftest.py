@@ -101,9 +101,10 @@ def trained_for(module, draws, steps, **kwargs):
 def esd(tmp_path_factory):
     """esd("train", "concept=pizza", …) runs python -m esd.train in a folder of its own: CompletedProcess, with .folder."""
 
-    def call(command: str, *arguments: str, cwd: Path | None = None, python: str = sys.executable, **env: str):
+    def call(command: str, *arguments: str, cwd: Path | None = None, python: str = sys.executable, **env: str | None):
         folder = cwd or tmp_path_factory.mktemp("run")
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ESD_CACHE": str(folder / "cache"), **env}
+        environment = {name: value for name, value in environment.items() if value is not None}
         done = subprocess.run(
             [python, "-m", f"esd.{command}", *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
         )

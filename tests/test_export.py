@@ -353,4 +353,6 @@ def test_the_benchmark_finds_the_technique(of_the_embedded_model):
     technique = getattr(importlib.import_module(module), name)(edit=str(of_the_embedded_model), steps=2, concept="unused")
     first, second = technique.generate(["a pizza", "a cat"], seed=3, batch_size=1)
     assert first.size == (64, 64) and first.mode == "RGB"
-    assert technique.generate(["a cat"], seed=4)[0].tobytes() == second.tobytes()
+    again = technique.generate(["a cat"], seed=4)[0]  # alone, where before it was drawn beside another
+    levels = zip(again.tobytes(), second.tobytes(), strict=True)
+    assert max(abs(one - other) for one, other in levels) <= 1

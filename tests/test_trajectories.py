@@ -1,5 +1,3 @@
-import io
-
 import pytest
 import torch
 from conftest import parts, trained_for
@@ -34,7 +32,7 @@ def test_fresh_walks_are_diffusers_own(build):
     x_t = module.trajectories.examples(draw).x_t
     for b in range(6):
         expected = by_diffusers(module, draw.noise[b], "pizza", int(draw.position[b]), module.student)
-        torch.testing.assert_close(x_t[b : b + 1], expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(x_t[b : b + 1], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_fresh_walks_are_the_students(build):
@@ -48,7 +46,7 @@ def test_fresh_walks_are_the_students(build):
     late = int(draw.position.argmax())
     expected = by_diffusers(module, draw.noise[late], "pizza", int(draw.position[late]), student)
     other = by_diffusers(module, draw.noise[late], "pizza", int(draw.position[late]), teacher)
-    torch.testing.assert_close(x_t[late : late + 1], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(x_t[late : late + 1], expected, rtol=1e-5, atol=1e-5)
     assert (x_t[late] - other[0]).abs().max() > 1e-3
 
 
@@ -64,7 +62,7 @@ def test_the_pool_walks_what_a_fresh_walk_would(build, walker):
         for b in range(3):
             prompt = ("pizza", "cat")[int(draw.concept[b])]
             expected = by_diffusers(module, draw.noise[b], prompt, int(draw.position[b]), module.teacher)
-            torch.testing.assert_close(x_t[b : b + 1], expected, rtol=0, atol=2e-5)
+            torch.testing.assert_close(x_t[b : b + 1], expected, rtol=1e-5, atol=2e-5)
 
 
 def rows_forwarded(denoiser):
@@ -115,11 +113,11 @@ def test_the_cache_holds_the_frozen_models_walks(tiny, tmp_path):
     for walk, seed in enumerate(noise_seeds(0, 3)):
         for position in (0, 3, 7):
             x = by_diffusers(module, seed, "pizza", position, tiny.denoiser)
-            torch.testing.assert_close(kept.x_t[walk, position][None], x, rtol=0, atol=2e-5)
+            torch.testing.assert_close(kept.x_t[walk, position][None], x, rtol=1e-5, atol=2e-5)
     for name, prompt in (("eps_c", "pizza"), ("eps_null", ""), ("eps_f", "food")):
         with torch.no_grad():
             eps = tiny.predict(tiny.denoiser, kept.x_t[1, 4][None], source.sampler.timesteps[4:5], tiny.encode([prompt]))
-        torch.testing.assert_close(getattr(kept, name)[1, 4][None], eps, rtol=0, atol=1e-5)
+        torch.testing.assert_close(getattr(kept, name)[1, 4][None], eps, rtol=1e-5, atol=1e-5)
 
 
 def test_the_cache_is_read_again_and_keyed_by_what_it_depends_on(tiny, tmp_path):
@@ -185,7 +183,7 @@ def test_a_full_cache_lets_go_of_what_was_used_least_recently(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(("source", "walker"), [("student", ""), ("pool", "frozen"), ("pool", "student")])
-def test_a_resumed_run_equals_the_straight_one_bit_for_bit(tiny_folder, source, walker):
+def test_a_resumed_run_equals_the_straight_one_bit_for_bit(tiny_folder, tmp_path, source, walker):
     from esd.models import load
 
     def fresh():
@@ -197,9 +195,8 @@ def test_a_resumed_run_equals_the_straight_one_bit_for_bit(tiny_folder, source, 
     trained_for(straight, draws(**options), 7)
     first = fresh()
     trainer = trained_for(first, draws(**options), 4)
-    file = io.BytesIO()
-    torch.save(trainer._checkpoint_connector.dump_checkpoint(), file)
-    file.seek(0)
+    file = tmp_path / "step=4.ckpt"
+    trainer.save_checkpoint(file)
     checkpoint = torch.load(file, weights_only=True)
     assert set(checkpoint["state_dict"]) == set(first.trained), "a checkpoint holds the trained tensors and nothing else"
 
@@ -207,7 +204,6 @@ def test_a_resumed_run_equals_the_straight_one_bit_for_bit(tiny_folder, source, 
     from torch.utils.data import DataLoader
 
     second = fresh()
-    file.seek(0)
     trainer = pl.Trainer(
         max_steps=7, limit_train_batches=7, accelerator="cpu", logger=False, enable_progress_bar=False,
         enable_model_summary=False, enable_checkpointing=False,
