@@ -20,7 +20,7 @@ RULES = {
     "esd-x": {"name": "esd-x", "include": [r"\.attn2\."], "modules": ["Linear"]},
     "esd-u": {"name": "esd-u", "exclude": [r"\.attn2\."], "modules": ["Linear", "Conv2d"]},
 }
-LR = {"esd-x": 5e-4, "esd-u": 1e-4}
+LR = {"esd-x": 2e-4, "esd-u": 5e-5}
 SOURCES = {"student": ("student", ""), "pool frozen": ("pool", "frozen"), "pool student": ("pool", "student"), "cache": ("cache", "")}
 BATCH = 10
 

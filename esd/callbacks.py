@@ -43,7 +43,8 @@ class Grids(Callback):
     def draw(self, trainer: pl.Trainer, module: Erasure) -> None:
         if not trainer.is_global_zero:
             return
-        after = sample(module.model, module.student, self.prompts, range(len(self.prompts)), **self.sampling)
+        with trainer.precision_plugin.forward_context():
+            after = sample(module.model, module.student, self.prompts, range(len(self.prompts)), **self.sampling)
         page = grid([self.before, after], ["before", f"after {trainer.global_step} steps"], self.prompts)
         save(page, self.folder / "grid.png")
         for logger in trainer.loggers:

@@ -49,6 +49,15 @@ def fresh(parent: str, name: str) -> str:
     raise Mistake(f"{parent} already holds a thousand folders named {name}: clear it out")
 
 
+def fast_precision() -> str:
+    """bf16-mixed where a GPU or the processor computes in it, else 32-true. Asked when a run is built: imports torch."""
+    import torch
+
+    native = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if native else "32-true"
+
+
+OmegaConf.register_new_resolver("fast_precision", fast_precision, replace=True)
 OmegaConf.register_new_resolver("slug", slug, replace=True)
 OmegaConf.register_new_resolver("fresh", fresh, replace=True)
 OmegaConf.register_new_resolver("clock", lambda pattern: _START.strftime(pattern), replace=True)

@@ -68,6 +68,7 @@ class Erasure(pl.LightningModule):
             x_t, eps_c, eps_null, eps_f = self.trajectories.examples(draw)
             target = erasure_target(eps_f, eps_c, eps_null, self.phrases.eta[draw.concept])
         x_t, target = x_t.clone(), target.clone()  # ordinary tensors, which autograd may keep
+        torch.clear_autocast_cache()  # else the student's weights, cast above without gradients, would be taken again
 
         asked = self.phrases.condition(self.phrases.of(self.phrases.asked, draw))
         (eps,) = predict(self.model, self.student, self.sampler, x_t, draw.position, asked)

@@ -18,13 +18,13 @@ GALLERY = Path("outputs/gallery")
 CASES = {
     "pizza": "concept=pizza",
     "owl": "concept=owl",
-    "guitar-u": "concept=guitar layers=esd-u",
-    "rocket-u": "concept=rocket layers=esd-u",
-    "weapon": "concept=weapon",
+    "guitar-u": "concept=guitar layers=esd-u lr=5e-5",
+    "rocket-u": "concept=rocket layers=esd-u lr=5e-5",
+    "instrument": "concept=instrument",
     "nudity": "concept=nudity eta=1.0",
-    "openmoji": 'concept="openmoji style"',
-    "several": 'concept="pizza,cat,guitar"',
-    "attribute": 'concept="a cat in the style of openmoji" erase_from="a cat"',
+    "openmoji": 'concept="openmoji style" steps=150',
+    "several": 'concept="pizza,cat,guitar" steps=100',
+    "attribute": "concept=bath erase_from=nudity",
 }
 
 

@@ -173,12 +173,15 @@ def run(cfg: DictConfig, folder: Path) -> float:
         use_distributed_sampler=False,
     )
     module.to(trainer.strategy.root_device)
-    announce(cfg, concepts, kept, module, folder)
+    mixed = trainer.precision_plugin.forward_context
+    with mixed():
+        announce(cfg, concepts, kept, module, folder)
 
     shown = [template.format(c.text) for c in concepts for template in cfg.templates][:4]
     shown = (shown * 3)[: max(3, len(shown))] + list(cfg.model.kept)
     look = {"steps": min(30, cfg.sampling_steps), "guidance": cfg.guidance}
-    before = sample(model, student, shown, range(len(shown)), **look)  # the student is still the teacher
+    with mixed():
+        before = sample(model, student, shown, range(len(shown)), **look)  # the student is still the teacher
     trainer.callbacks.append(Grids(folder, shown, before, cfg.grid_every, **look))
     path, checkpoint = newest(folder) if cfg.resume else (None, None)
     logger = build_logger(cfg, folder) if FIRST else False  # last: from here on it must be finished
@@ -199,7 +202,9 @@ def run(cfg: DictConfig, folder: Path) -> float:
         save_edit(folder / "edit.safetensors", edit)
         metrics = {"training_seconds": round(seconds, 2), "steps": cfg.steps, "examples": cfg.steps * cfg.batch}
         if cfg.evaluate and cfg.model.name == "emoji":
-            metrics |= verdict(model, student, base_hash, [c.text for c in concepts], [c.erase_from for c in concepts], console)
+            asked = [c.text for c in concepts], [c.erase_from for c in concepts]
+            with mixed():
+                metrics |= {"precision": trainer.precision, **verdict(model, student, base_hash, *asked, console)}
         write_json(folder / "metrics.json", {**metrics, "record": edit.record})
         log(metrics, logger, folder)
         report(metrics, folder, concepts[0].erase_from or concepts[0].text, console)

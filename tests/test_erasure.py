@@ -95,3 +95,15 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(build):
         next(p for p in student.parameters() if p.requires_grad).fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="step 0, time step .* concept 'pizza'"):
         trained_for(module, draws(), 1)
+
+
+@pytest.mark.parametrize(("source", "walker"), [("student", ""), ("pool", "frozen"), ("pool", "student")])
+def test_mixed_precision_trains_too(build, source, walker):
+    """Autocast keeps cast weights: those the student walked with, without gradients, must not serve its own forward."""
+    module, _, student, *_ = build([Concept("pizza")], source=source, walker=walker)
+    before = module.edit()
+    before = {name: tensor.clone() for name, tensor in before.items()}
+    trained_for(module, draws(staggered=source == "pool"), 2, precision="bf16-mixed")
+    after = module.edit()
+    assert all(tensor.dtype == torch.float32 for tensor in after.values())
+    assert not [name for name in before if torch.equal(before[name], after[name])]
