@@ -209,7 +209,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = store_in(folder / "cache")
-        found: dict = {"machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"}
+        found: dict = {
+            "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+            "torch": torch.__version__,
+        }
         steps: dict[str, Callable[[], dict]] = {
             "roll-out": lambda: rolled_out(model, store),
             "costs": lambda: costs(model, store, options.turns),

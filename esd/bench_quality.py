@@ -21,7 +21,12 @@ RULES = {
     "esd-u": {"name": "esd-u", "exclude": [r"\.attn2\."], "modules": ["Linear", "Conv2d"]},
 }
 LR = {"esd-x": 2e-4, "esd-u": 5e-5}
-SOURCES = {"student": ("student", ""), "pool frozen": ("pool", "frozen"), "pool student": ("pool", "student"), "cache": ("cache", "")}
+SOURCES = {
+    "student": ("student", ""),
+    "pool frozen": ("pool", "frozen"),
+    "pool student": ("pool", "student"),
+    "cache": ("cache", ""),
+}
 BATCH = 10
 
 
@@ -45,7 +50,10 @@ def judged(model, denoiser, concept: str) -> dict:
     rows = [row for row in rows if row.group != "kept"] + [row for row in rows if row.group == "kept"][::2]
     found = protocol.judged(rows, protocol.draw(model, denoiser, rows))
     seen = [found[group] for group in ("erased", "erased_styled") if group in found]
-    return {"seen": [sum(f["hits"] for f in seen), sum(f["of"] for f in seen)], "kept": [found["kept"]["hits"], found["kept"]["of"]]}
+    return {
+        "seen": [sum(f["hits"] for f in seen), sum(f["of"] for f in seen)],
+        "kept": [found["kept"]["hits"], found["kept"]["of"]],
+    }
 
 
 def table_of(found: dict, title: str, mode: str):

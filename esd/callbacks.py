@@ -27,7 +27,11 @@ class Bar(RichProgressBar):
         return "Erasing"
 
     def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict:
-        return {name.removeprefix("train/"): value for name, value in super().get_metrics(trainer, module).items() if name == "train/loss"}
+        return {
+            name.removeprefix("train/"): value
+            for name, value in super().get_metrics(trainer, module).items()
+            if name == "train/loss"
+        }
 
 
 class Grids(Callback):

@@ -8,14 +8,14 @@ from pathlib import Path
 from esd.metrics.counts import shown
 
 USE = {
-    "official": "```python\nfrom esd import load_edit\nload_edit(pipe, \"{file}\")\n```\n\nor, as in the authors' scripts, "
-    "`pipe.unet.load_state_dict(load_file(\"{file}\"), strict=False)`.",
+    "official": '```python\nfrom esd import load_edit\nload_edit(pipe, "{file}")\n```\n\nor, as in the authors\' scripts, '
+    '`pipe.unet.load_state_dict(load_file("{file}"), strict=False)`.',
     "diffusers": "```python\nfrom diffusers import DiffusionPipeline\n\n"
-    "pipe = DiffusionPipeline.from_pretrained(\"path/to/this/folder\")\n```",
+    'pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")\n```',
     "single-file": "Put `{file}` where A1111 or ComfyUI keep checkpoints. With diffusers, which needs the configurations "
     "beside it:\n\n"
-    "```python\npipe = {pipeline}.from_single_file(\"{file}\", config=\"{stem}\")\n```",
-    "lora": "```python\npipe.load_lora_weights(\"{file}\")\n```",
+    '```python\npipe = {pipeline}.from_single_file("{file}", config="{stem}")\n```',
+    "lora": '```python\npipe.load_lora_weights("{file}")\n```',
 }
 NAMES = {
     "erased": "erased concept", "erased_styled": "erased concept in a style", "kept": "other objects", "kept_styles": "styles",

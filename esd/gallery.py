@@ -57,7 +57,9 @@ def main(names: list[str]) -> None:
     for name in names or CASES:
         metrics[name] = run(name, CASES[name])
         found.write_text(json.dumps(metrics, indent=1) + "\n")
-    print("\n| python -m esd.train … | seen, by name | seen, in a style | other objects right | other styles right | training |")
+    print(
+        "\n| python -m esd.train … | seen, by name | seen, in a style | other objects right | other styles right | training |"
+    )
     print("|---|---|---|---|---|---|")
     for name in names or CASES:
         print(line(CASES[name], metrics[name]))

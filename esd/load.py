@@ -1,7 +1,7 @@
 """Edits on a diffusers pipeline, anywhere: at any strength, several at once, and off again.
 
-    from esd import load_edit
-    load_edit(pipe, "edit.safetensors")
+from esd import load_edit
+load_edit(pipe, "edit.safetensors")
 """
 
 from __future__ import annotations

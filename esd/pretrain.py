@@ -34,7 +34,13 @@ def main(cfg: DictConfig) -> None:
     if not (out / "model/vae").exists():
         everything = torch.cat([images.flatten(0, 1), other_images.flatten(0, 1)])
         module = vae.VAETraining(autoencoder, cfg.pretrain.vae.lr, cfg.pretrain.vae.steps)
-        fit(module, Pictures(everything, batch=cfg.pretrain.vae.batch, seed=cfg.seed), cfg.pretrain.vae.steps, cfg, out / "checkpoints/vae")
+        fit(
+            module,
+            Pictures(everything, batch=cfg.pretrain.vae.batch, seed=cfg.seed),
+            cfg.pretrain.vae.steps,
+            cfg,
+            out / "checkpoints/vae",
+        )
         vae.whiten(autoencoder.eval(), images.flatten(0, 1)[::7])
         autoencoder.half().save_pretrained(out / "model/vae")
     autoencoder = vae.AutoencoderKL.from_pretrained(out / "model/vae").float().eval().requires_grad_(False)
@@ -73,9 +79,16 @@ def main(cfg: DictConfig) -> None:
         pairs = [(nouns[n], styles[s]) for n, s in zip(noun.tolist(), style.tolist(), strict=True)]
         trained = [i for i, pair in enumerate(pairs) if pair not in held_out]
         data = unet.CaptionedLatents(
-            latents[trained], [pairs[i][0] for i in trained], [pairs[i][1] for i in trained], captions, cfg.pretrain.unet.batch, cfg.seed
+            latents[trained],
+            [pairs[i][0] for i in trained],
+            [pairs[i][1] for i in trained],
+            captions,
+            cfg.pretrain.unet.batch,
+            cfg.seed,
         )
-        module = unet.UNetTraining(denoiser, text_encoder, captions.tokens, cfg.pretrain.unet.lr, cfg.pretrain.unet.steps, cfg.seed)
+        module = unet.UNetTraining(
+            denoiser, text_encoder, captions.tokens, cfg.pretrain.unet.lr, cfg.pretrain.unet.steps, cfg.seed
+        )
         fit(module, data, cfg.pretrain.unet.steps, cfg, out / "checkpoints/unet", ema=cfg.pretrain.unet.ema)
         pipeline = StableDiffusionPipeline(
             autoencoder, text_encoder.eval(), tokenizer, denoiser.eval(), unet.new_scheduler(), None, None,

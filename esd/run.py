@@ -10,7 +10,6 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -31,8 +30,8 @@ from esd.loggers import build_logger, finish
 from esd.phrases import Phrases
 from esd.sampling import sample
 from esd.trajectories import Cache, Fresh, Pool, Walks
-from esd.walks import predict
 from esd.verdict import log, objective, report, verdict
+from esd.walks import predict
 
 FIRST = os.environ.get("LOCAL_RANK", "0") == "0"  # the process that speaks and writes
 console = Console(highlight=False, quiet=not FIRST)
@@ -73,7 +72,9 @@ def source_of(cfg: DictConfig, module_parts: tuple, walks: Walks) -> Fresh | Poo
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("Rolling out", total=len(pairs) * options.walks * len(walks.sampler))
         found = {pair: store.get(walks, *pair, lambda n: progress.advance(task, n)) for pair in pairs}
-    rows = [[found[k, j if (k, j) in found else 0] for j in range(len(phrases.templates))] for k in range(len(phrases.concepts))]
+    rows = [
+        [found[k, j if (k, j) in found else 0] for j in range(len(phrases.templates))] for k in range(len(phrases.concepts))
+    ]
     return Cache(rows, phrases)
 
 

@@ -37,9 +37,7 @@ def main(cfg: DictConfig) -> None:
         for name in ("base", "edit"):
             if name == "edit":
                 edits.apply(model.denoiser, edit)
-            drawn[name] = sampling.sample(
-                model, model.denoiser, asked, seeds, done=lambda n: progress.advance(task, n), **look
-            )
+            drawn[name] = sampling.sample(model, model.denoiser, asked, seeds, done=lambda n: progress.advance(task, n), **look)
     for name, images in drawn.items():
         for prompt, seed, image in zip(asked, seeds, images, strict=True):
             pictures.save(pictures.to_image(image), folder / name / f"{slug(prompt)}-{seed}.png")

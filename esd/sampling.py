@@ -14,9 +14,13 @@ from esd.walks import pick, walk
 @torch.inference_mode()
 def sample(
     model: Model, denoiser: nn.Module, prompts: Sequence[str], seeds: Sequence[int], *, steps: int,
-    guidance: float, negative: str = "", batch: int = 64, done: Callable[[int], None] = lambda n: None,
+    guidance: float, negative: str = "", batch: int | None = None, done: Callable[[int], None] = lambda n: None,
 ) -> Tensor:  # fmt: skip
-    """One picture for each (prompt, seed): (n, 3, H, W) in [0, 1], on the CPU. done(n) is told of every n finished."""
+    """One picture for each (prompt, seed): (n, 3, H, W) in [0, 1], on the CPU. done(n) is told of every n finished.
+
+    batch: pictures drawn at once; nothing: as many as have the size of four of Stable Diffusion 1's together.
+    """
+    batch = batch or max(1, 4 * 64 * 64 // (model.latent_shape[-1] * model.latent_shape[-2]))
     device = next(denoiser.parameters()).device
     sampler = model.sampler(steps).to(device)
     unique = {prompt: row for row, prompt in enumerate(dict.fromkeys([negative, *prompts]))}

@@ -69,7 +69,7 @@ def report(metrics: dict, folder: Path, concept: str, console: Console) -> None:
     console.print(f"Trained in {metrics['training_seconds']:.1f} s. Before and after: {folder / 'grid.png'}", soft_wrap=True)
     where = str(folder / "edit.safetensors")
     where = f'"{where}"' if " " in where else where
-    console.print(f"Next: python -m esd.sample edit={where} prompt=\"{concept}\"", soft_wrap=True)
+    console.print(f'Next: python -m esd.sample edit={where} prompt="{concept}"', soft_wrap=True)
 
 
 KEYS = {

@@ -41,9 +41,7 @@ def tiny_folder(tmp_path_factory):
         norm_num_groups=8,
     )  # fmt: skip
     vae = AutoencoderKL(block_out_channels=(8,), latent_channels=4, norm_num_groups=4, sample_size=8)
-    pipeline = StableDiffusionPipeline(
-        vae, text, tokenizer, unet, new_scheduler(), None, None, requires_safety_checker=False
-    )
+    pipeline = StableDiffusionPipeline(vae, text, tokenizer, unet, new_scheduler(), None, None, requires_safety_checker=False)
     pipeline.save_pretrained(folder / "model")
     return folder / "model"
 
@@ -106,7 +104,12 @@ def esd(tmp_path_factory):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ESD_CACHE": str(folder / "cache"), **env}
         environment = {name: value for name, value in environment.items() if value is not None}
         done = subprocess.run(
-            [python, "-m", f"esd.{command}", *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+            [python, "-m", f"esd.{command}", *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
         )
         done.folder = folder
         return done

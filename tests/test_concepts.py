@@ -89,7 +89,14 @@ def test_free_text_reaches_hydra_as_text(argument, multirun, expected):
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("Van Gogh", "van-gogh"), ("../../etc/passwd", "etc-passwd"), ("", "run"), ("🍕", "run"), ("a\nb", "a-b"), (["x", "y"], "x-y")],
+    [
+        ("Van Gogh", "van-gogh"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("", "run"),
+        ("🍕", "run"),
+        ("a\nb", "a-b"),
+        (["x", "y"], "x-y"),
+    ],
 )
 def test_a_concept_never_becomes_a_path(text, name):
     assert slug(text) == name

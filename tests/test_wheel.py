@@ -14,14 +14,21 @@ from conftest import ROOT
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     out = tmp_path_factory.mktemp("dist")
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT], check=True, capture_output=True
+    )
     (built,) = out.glob("*.whl")
     return built
 
 
 def test_the_wheel_holds_all_it_needs_and_no_more(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    for needed in ("esd/conf/train.yaml", "esd/emoji/model/unet/config.json", "esd/emoji/judge/judge.safetensors", "esd/emoji/art/noto.webp"):
+    for needed in (
+        "esd/conf/train.yaml",
+        "esd/emoji/model/unet/config.json",
+        "esd/emoji/judge/judge.safetensors",
+        "esd/emoji/art/noto.webp",
+    ):
         assert needed in names
     assert not [name for name in names if name.startswith(("tests", "outputs")) or "__pycache__" in name]
     assert wheel.stat().st_size < 30e6

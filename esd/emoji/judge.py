@@ -59,7 +59,9 @@ def save_judge(judge: Judge, folder: Path, record: dict) -> None:
 def load_judge(folder: Path = FILES) -> Judge:
     """The judge that ships, in eval mode."""
     judge = Judge()
-    judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "judge.safetensors").items()})
+    judge.load_state_dict(
+        {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "judge.safetensors").items()}
+    )
     return judge.eval().requires_grad_(False)
 
 

@@ -67,7 +67,8 @@ def draw(package: dict, emoji: str, size: int) -> Image.Image:
     icon = package["icons"][emoji]
     width, height = icon.get("width", package["width"]), icon.get("height", package["height"])
     box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}">{icon["body"]}</svg>'
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    svg = f'<svg {spaces} viewBox="{box}">{icon["body"]}</svg>'
     big = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=4 * size, height=4 * size)))).convert("RGBA")
     return big.convert("RGBa").resize((size, size), Image.Resampling.LANCZOS).convert("RGBA")  # RGBa: premultiplied
 

@@ -28,9 +28,7 @@ class Imagenette:
 
     def __init__(self, csv: str | None, pictures: int, guidance: float, limit: int | None, seed: int):
         if csv is None:
-            self.all = [
-                Row(name, f"Image of {name}", seed + n, name, guidance) for name in IMAGENETTE for n in range(pictures)
-            ]
+            self.all = [Row(name, f"Image of {name}", seed + n, name, guidance) for name in IMAGENETTE for n in range(pictures)]
         else:
             key = needed(read(csv), csv, "class")
 
@@ -52,9 +50,7 @@ class Imagenette:
         gone = {concept.lower().strip() for concept in concepts}
         if strange := gone - set(IMAGENETTE):
             raise Mistake(f"protocol=imagenette measures {', '.join(IMAGENETTE)}: '{min(strange)}' is none of them")
-        return [
-            replace(row, group="erased" if row.subject in gone else "kept") for row in self.all
-        ]
+        return [replace(row, group="erased" if row.subject in gone else "kept") for row in self.all]
 
     def measure(self, batches: Batches) -> dict[str, dict]:
         metrics: dict[tuple[str, str], Classified] = {}

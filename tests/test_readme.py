@@ -1,0 +1,40 @@
+"""The README says what is there."""
+
+import re
+import shlex
+
+import pytest
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+import esd.config
+from esd.command import CONF, quoted
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^    python -m esd\.train (.+)$", README, re.M)
+CASES = re.findall(r"^\| `(concept=.+?)` \|", README, re.M)  # the table of erasures
+
+
+def test_it_is_short_and_its_pictures_and_targets_exist():
+    assert len(README.splitlines()) <= 200
+    pictures = re.findall(r"!\[.*?\]\((.+?)\)", README)
+    assert pictures and all((ROOT / picture).is_file() for picture in pictures)
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"\bmake ([a-z-]+)", README))
+    assert {"demo", "test"} <= targets and all(f"\n{target}:" in makefile for target in targets)
+    assert len(re.findall(r"^[a-z-]+:.*##", makefile, re.M)) <= 10
+    for module in set(re.findall(r"python -m (esd\.[a-z_.]+)", README)):
+        assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
+
+
+@pytest.mark.parametrize("line", [*COMMANDS, *CASES])
+def test_its_commands_are_understood(line):
+    arguments = shlex.split(line)
+    multirun = "-m" in arguments
+    overrides = [quoted(argument, multirun) for argument in arguments if argument != "-m"]
+    if multirun:
+        assert OverridesParser.create().parse_overrides(overrides)
+        overrides = [override.partition(",")[0] for override in overrides]  # the sweep's first run
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        esd.config.check(compose("train", overrides))
