@@ -101,7 +101,14 @@ def esd(tmp_path_factory):
 
     def call(command: str, *arguments: str, cwd: Path | None = None, python: str = sys.executable, **env: str | None):
         folder = cwd or tmp_path_factory.mktemp("run")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ESD_CACHE": str(folder / "cache"), **env}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": str(ROOT),
+            "ESD_CACHE": str(folder / "cache"),
+            **env,
+        }
         environment = {name: value for name, value in environment.items() if value is not None}
         done = subprocess.run(
             [python, "-m", f"esd.{command}", *arguments],
