@@ -211,3 +211,13 @@ def test_a_resumed_run_equals_the_straight_one_bit_for_bit(tiny_folder, tmp_path
     trainer.fit(second, DataLoader(draws(**options, start=4), batch_size=None), ckpt_path=file)
     assert all(torch.equal(straight.edit()[name], second.edit()[name]) for name in straight.trained)
     assert not all(torch.equal(first.edit()[name], second.edit()[name]) for name in first.trained)
+
+
+def test_the_cache_can_be_seen_and_cleared(tiny, tmp_path, esd):
+    source, _ = walks_of(tiny, Concept("pizza", erase_from="food"))
+    store(tmp_path).get(source, 0, 0, lambda n: None)
+    (tmp_path / "broken.safetensors").write_bytes(b"x")
+    shown = esd("cache", "--folder", str(tmp_path))
+    assert shown.returncode == 0 and "pizza" in shown.stdout and "damaged" in shown.stdout and "2 files" in shown.stdout
+    assert esd("cache", "clear", "--folder", str(tmp_path)).returncode == 0
+    assert not list(tmp_path.iterdir())
