@@ -21,7 +21,7 @@ def test_it_is_short_and_its_pictures_and_targets_exist():
     pictures = re.findall(r"!\[.*?\]\((.+?)\)", README)
     assert pictures and all((ROOT / picture).is_file() for picture in pictures)
     makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"\bmake ([a-z-]+)", README))
+    targets = set(re.findall(r"(?:`|^    )make ([a-z-]+)", README, re.M))
     assert {"demo", "test"} <= targets and all(f"\n{target}:" in makefile for target in targets)
     assert len(re.findall(r"^[a-z-]+:.*##", makefile, re.M)) <= 10
     for module in set(re.findall(r"python -m (esd\.[a-z_.]+)", README)):
