@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from esd.command import command
+from esd.command import Mistake, command
 
 
 @command("pretrain")
@@ -73,6 +73,12 @@ def main(cfg: DictConfig) -> None:
     if not (out / "model/model_index.json").exists():
         tokenizer = unet.new_tokenizer(out / "tokenizer")
         text_encoder, denoiser = unet.new_text_encoder(tokenizer), unet.new_unet()
+        if cfg.init:  # go on from a finished model, with a new schedule
+            before = StableDiffusionPipeline.from_pretrained(cfg.init)
+            if before.tokenizer.get_vocab() != tokenizer.get_vocab():
+                raise Mistake(f"init={cfg.init}: its tokenizer knows other words than today's esd/emoji/words.py")
+            text_encoder.load_state_dict(before.text_encoder.float().state_dict())
+            denoiser.load_state_dict(before.unet.float().state_dict())
         captions = unet.Captions(tokenizer)
         held_out = set(words.held_out_pairs())
         nouns, styles = list(words.OBJECTS), list(words.STYLES)

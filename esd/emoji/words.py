@@ -55,6 +55,11 @@ CATEGORY_OF: dict[str, str] = {word: category for category, group in CATEGORIES.
 MASS_NOUNS = {"food", "nudity", "grapes", "cherries", "fries", "scissors"}  # no article
 
 
+def typical(category: str) -> list[str]:
+    """The objects that a category's word is taught with: its first six."""
+    return list(CATEGORIES[category])[:6]
+
+
 def a(noun: str) -> str:
     """The noun with its article: "a pizza", "an owl", "scissors"."""
     if noun in MASS_NOUNS:
