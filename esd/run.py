@@ -178,7 +178,8 @@ def run(cfg: DictConfig, folder: Path) -> float:
     with mixed():
         announce(cfg, concepts, kept, module, folder)
 
-    shown = [template.format(c.erase_from or c.text) for c in concepts for template in cfg.templates][:4]  # what the student is asked
+    prompted = [concept.erase_from or concept.text for concept in concepts]
+    shown = [template.format(text) for text in prompted for template in cfg.templates][:4]
     shown = (shown * 3)[: max(3, len(shown))] + list(cfg.model.kept)
     look = {"steps": min(30, cfg.sampling_steps), "guidance": cfg.guidance}
     with mixed():
