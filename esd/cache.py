@@ -21,7 +21,7 @@ from torch import Tensor
 
 from esd.concepts import Draw
 from esd.edits import fingerprint
-from esd.files import whole
+from esd.files import sweep_up, whole
 from esd.trajectories import Examples, Walks
 from esd.walks import guided
 
@@ -57,14 +57,15 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock that other processes wait for; a dead process lets go of it."""
+def _alone(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock that other processes wait for (False: not had, without waiting); a dead process lets go of it."""
     with open(path, "a+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
         try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True  # closing the file lets go
 
 
 class Store:
@@ -122,6 +123,7 @@ class Store:
             if (found := self.read(path, own_f)) is not None:
                 done(total)
                 return found
+            sweep_up(self.folder, key)
             keep = ["x_t", "eps_c", "eps_null"] + (["eps_f"] if description["f"] and not own_f else [])
             parts = []
             for i, seeds in enumerate(noise_seeds(self.seed, self.walks).split(self.chunk)):
@@ -137,18 +139,26 @@ class Store:
             self.write(path, {name: torch.cat([part[name] for part in parts]) for name in keep}, description)
             for part in self.folder.glob(f"{key}.part*.safetensors"):
                 part.unlink()
-        self.trim(keep=path)
-        return self.read(path, own_f)
+            found = self.read(path, own_f)  # mapped into memory: it stays, also where another process removes the file
+        self.trim(keep=key)
+        return found
 
-    def trim(self, keep: Path) -> None:
-        files = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
-        size = sum(path.stat().st_size for path in files)
-        for path in files:
+    def trim(self, keep: str) -> None:
+        """Down to the limit, the least recently used first; not what another process is making."""
+        stats = {}
+        for path in self.folder.glob("[!.]*.safetensors"):
+            with contextlib.suppress(FileNotFoundError):  # another process trims, too
+                stats[path] = path.stat()
+        size = sum(stat.st_size for stat in stats.values())
+        for path, stat in sorted(stats.items(), key=lambda item: item[1].st_mtime):
+            key = path.name.partition(".")[0]
             if size <= self.limit * 1e9:
                 return
-            if path != keep:
-                size -= path.stat().st_size
-                path.unlink(missing_ok=True)
+            if key != keep:
+                with _alone(self.folder / f"{key}.lock", wait=False) as ours:
+                    if ours:
+                        size -= stat.st_size
+                        path.unlink(missing_ok=True)
 
 
 def main() -> None:

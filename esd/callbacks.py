@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
 from esd.erasure import Erasure
+from esd.files import whole
 from esd.pictures import grid, save
 from esd.sampling import sample
+from esd.signals import Signals
 
 
 class Bar(RichProgressBar):
@@ -67,19 +72,97 @@ class Grids(Callback):
         self.draw(trainer, module)
 
 
-def checkpoints(folder: Path, every: int) -> ModelCheckpoint:
-    """The last two checkpoints, one every so many steps; each holds what moves and nothing frozen."""
-    return ModelCheckpoint(
-        folder / "checkpoints", "{step}", monitor="step", mode="max", save_top_k=2, every_n_train_steps=every
-    )
+class WholeFiles(TorchCheckpointIO):
+    """Checkpoints that appear whole or not at all. (Lightning's own are moved into place, unsynced, from the system's
+    temporary folder, which may be another disk.)"""
+
+    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: object = None) -> None:
+        with whole(path) as temporary, open(temporary, "wb") as file:
+            torch.save(checkpoint, file)
+
+
+class Checkpoints(Callback):
+    """What a run goes on from: written every so many steps, every so many minutes, after the last step and when a signal
+    comes; the last two are kept. Each holds what moves and nothing frozen.
+
+    minutes: 0 for none by the clock. Raises FloatingPointError rather than keep weights that are not finite, and
+    Interrupted once the checkpoint that a signal asked for is there.
+    """
+
+    def __init__(self, folder: Path, every: int, minutes: float, signals: Signals):
+        self.folder, self.every, self.minutes, self.signals = folder / "checkpoints", every, minutes, signals
+        self.before = 0.0  # seconds of training in the processes before this one
+        self.started = self.last = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Of training, over all the processes a run took."""
+        return self.before + time.monotonic() - self.started
+
+    def state_dict(self) -> dict:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.before = state["seconds"]
+
+    def setup(self, trainer: pl.Trainer, module: Erasure, stage: str) -> None:
+        self.started = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, module: Erasure) -> None:
+        self.last = time.monotonic()
+        if trainer.is_global_zero:  # they could not be read
+            for path in [path for path in saved(self.folder) if step_of(path) > trainer.global_step]:
+                path.unlink()
+        self.signals.patient = True
+        self.signals.listen()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Erasure, outputs, batch, batch_idx: int) -> None:
+        step = trainer.global_step
+        late = bool(self.minutes) and time.monotonic() - self.last >= 60 * self.minutes
+        signum, late = self.agreed(module, self.signals.received, late)
+        if signum or late or step % self.every == 0 or step == trainer.max_steps:
+            self.write(trainer, module)
+        if signum:
+            self.signals.stop(signum)
+
+    def agreed(self, module: Erasure, signum: int, late: bool) -> tuple[int, bool]:
+        """The same on all ranks: a checkpoint is written by all together."""
+        if module.trainer.world_size == 1:
+            return signum, late
+        votes = module.all_gather(torch.tensor([signum, late], device=module.device))  # (ranks, 2)
+        return tuple(votes.amax(0).tolist())
+
+    def write(self, trainer: pl.Trainer, module: Erasure) -> None:
+        if not all(tensor.isfinite().all() for tensor in module.edit().values()):
+            raise FloatingPointError(f"the weights are not finite after step {trainer.global_step}: lower lr or eta")
+        trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt")
+        self.last = time.monotonic()
+        if trainer.is_global_zero:
+            for path in saved(self.folder)[2:]:
+                path.unlink()
+
+    def on_train_end(self, trainer: pl.Trainer, module: Erasure) -> None:
+        self.signals.patient = False
+        if self.signals.received:  # it came after the last step's checkpoint
+            self.signals.stop(self.signals.received)
+
+
+def step_of(path: Path) -> int:
+    return int(path.stem.partition("=")[2])
+
+
+def saved(folder: Path) -> list[Path]:
+    """A run's checkpoints, the newest first."""
+    return sorted(folder.glob("step=*.ckpt"), key=step_of, reverse=True)
 
 
 def newest(folder: Path) -> tuple[Path | None, dict | None]:
     """The newest checkpoint of a run that can be read, and its content; (None, None) where there is none."""
-    found = (folder / "checkpoints").glob("step=*.ckpt")
-    for path in sorted(found, key=lambda path: int(path.stem.partition("=")[2]), reverse=True):
+    for path in saved(folder / "checkpoints"):
         try:
-            return path, torch.load(path, map_location="cpu", weights_only=True)
-        except Exception:  # noqa: BLE001  (cut short while it was written: the one before it is whole)
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is None:  # torch itself reads flipped bits without a word
+                    return path, torch.load(path, map_location="cpu", weights_only=True)
+        except Exception:  # noqa: BLE001, S112  (damaged: the one before it is whole)
             continue
     return None, None

@@ -31,6 +31,7 @@ class Train:
     preserve_batch: int = 0
     grid_every: int = 0
     checkpoint_every: int = 100
+    checkpoint_minutes: float = 10.0
     resume: str | None = None
     evaluate: bool = True
     objective: str = "kept-erased"
@@ -72,7 +73,7 @@ def check(cfg: DictConfig) -> None:
     for name, low in lows.items():
         if cfg[name] < low:
             raise Mistake(f"{name}={cfg[name]} is too small: {low} or more")
-    for name in ("eta", "guidance", "lr", "preserve_weight"):
+    for name in ("eta", "guidance", "lr", "preserve_weight", "checkpoint_minutes"):
         if not math.isfinite(cfg[name]) or cfg[name] < 0:
             raise Mistake(f"{name}={cfg[name]} must be a finite number, 0 or more")
     if cfg.lr == 0:

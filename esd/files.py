@@ -12,6 +12,8 @@ from pathlib import Path
 
 from esd.command import Mistake
 
+PARTIAL = ".partial-"  # begins the names of files that are being written
+
 
 @contextlib.contextmanager
 def whole(path: str | os.PathLike) -> Iterator[Path]:
@@ -20,22 +22,39 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     On any error the temporary file goes and what stood at `path` stays. A full disk raises Mistake.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{PARTIAL}{path.stem[:40]}-", suffix=path.suffix)
+        temporary = Path(name)
+        os.close(handle)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         os.replace(temporary, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if no_space(error):
             raise Mistake(f"no space left to write {path}: what was there is unchanged") from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary:
+            temporary.unlink(missing_ok=True)
+
+
+def no_space(error: BaseException | None) -> bool:
+    """Whether a full disk is behind this error: torch and safetensors wrap it in errors of their own."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "(os error 28)" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def sweep_up(folder: Path, stem: str = "") -> None:
+    """Remove what killed processes had not finished writing in this folder and those below it: of files so named, or all."""
+    for path in folder.rglob(f"{PARTIAL}{stem}*"):
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike, value: object) -> None:

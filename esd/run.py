@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
-import os
 import platform
 import shlex
+import signal
+import sys
 import time
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,12 +17,13 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Trainer
 from rich.console import Console
 from torch.utils.data import DataLoader
 
 from esd import layers, models
 from esd.cache import Store
-from esd.callbacks import Bar, Grids, checkpoints, newest
+from esd.callbacks import Bar, Checkpoints, Grids, WholeFiles, newest
 from esd.command import Mistake
 from esd.concepts import Concept, Draws, pair_up, preserved
 from esd.config import texts
@@ -29,11 +33,11 @@ from esd.files import write_json
 from esd.loggers import build_logger, finish
 from esd.phrases import Phrases
 from esd.sampling import sample
+from esd.signals import FIRST, Signals
 from esd.trajectories import Cache, Fresh, Pool, Walks
 from esd.verdict import log, objective, report, verdict
 from esd.walks import predict
 
-FIRST = os.environ.get("LOCAL_RANK", "0") == "0"  # the process that speaks and writes
 console = Console(highlight=False, quiet=not FIRST)
 
 
@@ -115,8 +119,8 @@ def announce(cfg: DictConfig, concepts: list[Concept], kept: list[Concept], modu
         console.print(f"[bold]{name:9}[/] {text}", soft_wrap=True)
 
 
-def record_of(cfg: DictConfig, concepts: list[Concept], base_hash: str, seconds: float) -> dict:
-    """All that an edit depends on, for its header."""
+def record_of(cfg: DictConfig, concepts: list[Concept], base_hash: str) -> dict:
+    """All that an edit depends on, for its header; nothing else, so that a run that was interrupted leaves the same file."""
     packages = ("torch", "diffusers", "transformers", "pytorch-lightning", "erased-diffusion")
     return {
         "base": cfg.model.name if cfg.model.path is None else str(cfg.model.path),
@@ -135,10 +139,14 @@ def record_of(cfg: DictConfig, concepts: list[Concept], base_hash: str, seconds:
         "seed": cfg.seed,
         "preserve": OmegaConf.to_container(cfg, resolve=True)["preserve"],
         "preserve_weight": cfg.preserve_weight,
-        "training_seconds": round(seconds, 2),
-        "command": shlex.join(["python", "-m", "esd.train", *HydraConfig.get().overrides.task]),
+        "command": shlex.join(["python", "-m", "esd.train", *options(HydraConfig.get().overrides.task)]),
         "versions": {"python": platform.python_version(), **{name: installed(name) for name in packages}},
     }
+
+
+def options(task: Iterable[str]) -> list[str]:
+    """What a run was asked for, without what it goes on from."""
+    return [option for option in task if not option.startswith("resume=")]
 
 
 def installed(package: str) -> str:
@@ -148,8 +156,24 @@ def installed(package: str) -> str:
         return "not installed"
 
 
-def run(cfg: DictConfig, folder: Path) -> float:
+def die_with_parent() -> None:
+    """On Linux, end this rank where the first is gone: a collective may wait for it for half an hour."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def dismiss(trainer: Trainer) -> None:
+    """End the other ranks, which would wait for this one. Lightning's observer kills this process, too, where one ends
+    badly, unless it has none left to watch."""
+    others = getattr(trainer.strategy.launcher, "procs", [])
+    while others:
+        others.pop().kill()
+
+
+def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
     """Train as configured; leaves edit.safetensors, grid.png and metrics.json in `folder`. Returns the objective."""
+    if not FIRST:
+        die_with_parent()
     concepts, kept = concepts_of(cfg)
     model = models.load(cfg.model.path, cfg.model.name)
     rule = layers.Rule(**OmegaConf.to_container(cfg.layers, resolve=True))
@@ -163,13 +187,17 @@ def run(cfg: DictConfig, folder: Path) -> float:
     module = Erasure(
         model, student, trained, phrases, sampler, source, instantiate(cfg.optimizer), instantiate(cfg.schedule)
     )  # fmt: skip
+    checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoint_minutes, signals)
     trainer = instantiate(
         cfg.trainer,
         _convert_="all",
         max_steps=cfg.steps,
         limit_train_batches=cfg.steps,
         logger=False,
-        callbacks=[Bar(refresh_rate=5), checkpoints(folder, cfg.checkpoint_every)],
+        callbacks=[Bar(refresh_rate=5)],
+        plugins=[WholeFiles()],
+        default_root_dir=folder,
+        enable_checkpointing=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
@@ -184,8 +212,12 @@ def run(cfg: DictConfig, folder: Path) -> float:
     look = {"steps": min(30, cfg.sampling_steps), "guidance": cfg.guidance}
     with mixed():
         before = sample(model, student, shown, range(len(shown)), **look)  # the student is still the teacher
-    trainer.callbacks.append(Grids(folder, shown, before, cfg.grid_every, **look))
+    grids = Grids(folder, shown, before, cfg.grid_every, **look)
+    trainer.callbacks += [grids, checkpoints]
     path, checkpoint = newest(folder) if cfg.resume else (None, None)
+    done = checkpoint["global_step"] if checkpoint else 0
+    if done > cfg.steps:
+        raise Mistake(f"steps={cfg.steps} is less than the {done} of the checkpoint in resume={folder}: give {done} or more")
     logger = build_logger(cfg, folder) if FIRST else False  # last: from here on it must be finished
     try:
         trainer.logger = logger or None
@@ -193,16 +225,17 @@ def run(cfg: DictConfig, folder: Path) -> float:
             concepts=len(concepts), templates=len(cfg.templates), positions=len(sampler), batch=cfg.batch, seed=cfg.seed,
             preserved=len(kept), preserved_batch=(cfg.preserve_batch or cfg.batch) if kept else 0,
             walks=cfg.trajectories.get("walks"), staggered=cfg.trajectories.name == "pool",
-            rank=trainer.global_rank, world=trainer.world_size, start=checkpoint["global_step"] if checkpoint else 0,
+            rank=trainer.global_rank, world=trainer.world_size, start=done,
         )  # fmt: skip
-        started = time.perf_counter()
-        trainer.fit(module, DataLoader(draws, batch_size=None), ckpt_path=path)
-        seconds = time.perf_counter() - started
+        trainer.fit(module, DataLoader(draws, batch_size=None), ckpt_path=path, weights_only=True)
         if not trainer.is_global_zero:
             return math.nan
-        edit = Edit(module.edit(), record_of(cfg, concepts, base_hash, seconds))
+        if done == cfg.steps:  # nothing was left to train, and Lightning calls no callback
+            grids.draw(trainer, module)
+        edit = Edit(module.edit(), record_of(cfg, concepts, base_hash))
         save_edit(folder / "edit.safetensors", edit)
-        metrics = {"training_seconds": round(seconds, 2), "steps": cfg.steps, "examples": cfg.steps * cfg.batch}
+        examples = cfg.steps * cfg.batch * trainer.world_size
+        metrics = {"training_seconds": round(checkpoints.seconds, 2), "steps": cfg.steps, "examples": examples}
         if cfg.evaluate and cfg.model.name == "emoji":
             asked = [c.text for c in concepts], [c.erase_from for c in concepts]
             with mixed():
@@ -211,5 +244,8 @@ def run(cfg: DictConfig, folder: Path) -> float:
         log(metrics, logger, folder)
         report(metrics, folder, concepts[0].erase_from or concepts[0].text, console)
         return objective(metrics, cfg.objective)
+    except BaseException:
+        dismiss(trainer)
+        raise
     finally:
         finish(logger)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -9,6 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 import esd.config  # noqa: F401  (registers the options' types)
 from esd import sweeps
 from esd.command import Mistake, command
+from esd.files import no_space, sweep_up, whole
+from esd.signals import FIRST, Interrupted, Signals
 
 
 def resumed(arguments: list[str]) -> list[str]:
@@ -21,7 +25,32 @@ def resumed(arguments: list[str]) -> list[str]:
     saved = Path(folder) / ".hydra" / "overrides.yaml"
     if not saved.is_file():
         raise Mistake(f"resume={folder} is no run's folder: it has no .hydra/overrides.yaml")
-    return [*OmegaConf.to_container(OmegaConf.load(saved)), *arguments, f"hydra.run.dir='{folder}'"]
+    own = [option for option in OmegaConf.to_container(OmegaConf.load(saved)) if not option.startswith("resume=")]
+    place = folder.replace("\\", "\\\\").replace("'", "\\'")
+    return [*own, *arguments, f"hydra.run.dir='{place}'", "hydra.output_subdir=null"]  # Hydra's own files are not cut for it
+
+
+def keep(folder: Path, cfg: DictConfig, task: list[str]) -> None:
+    """Write down what a resumed run was asked for beside its own options: it may have to go on once more."""
+    for name, content in (("config", cfg), ("overrides", OmegaConf.create(task))):
+        with whole(folder / ".hydra" / f"{name}.yaml") as temporary:
+            temporary.write_text(OmegaConf.to_yaml(content), encoding="utf-8")
+
+
+def explained(error: Exception, cfg: DictConfig) -> Exception:
+    """What may befall a run that is right in itself, in one line; any other error as it is."""
+    if isinstance(error, Mistake):
+        return error
+    if isinstance(error, FloatingPointError):
+        return Mistake(f"{error}; the last checkpoint is from before it")
+    if no_space(error):
+        return Mistake(f"no space left on the disk ({error}): make room and go on with resume=<the run's folder>")
+    if "out of memory" in str(error).lower() or "allocate memory" in str(error) or isinstance(error, MemoryError):
+        return Mistake(
+            f"out of memory: lower batch (now {cfg.batch}), or use trajectories=cache (no frozen model in memory), "
+            f"layers=esd-x (fewer weights to train) or optimizer=sgd (now {cfg.layers.name}, {cfg.trajectories.name})"
+        )
+    return error
 
 
 @command("train", resumed)
@@ -50,14 +79,29 @@ def main(cfg: DictConfig) -> float:
     from esd.quiet import quiet
 
     quiet()
-    from esd.run import run
-    from esd.verdict import objective
-
     hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
-    if cfg.resume and hydra.mode == RunMode.MULTIRUN and (metrics := sweeps.finished(folder, list(hydra.overrides.task))):
-        return objective(metrics, cfg.objective)
-    return run(cfg, folder)
+    folder, sweep = Path(hydra.runtime.output_dir), hydra.mode == RunMode.MULTIRUN
+    with Signals() as signals:
+        try:
+            from esd.run import options, run
+            from esd.verdict import objective
+
+            if cfg.resume and sweep and (metrics := sweeps.finished(folder, list(hydra.overrides.task))):
+                return objective(metrics, cfg.objective)
+            if cfg.resume and FIRST:
+                sweep_up(folder)
+                if not sweep:
+                    keep(folder, cfg, options(hydra.overrides.task))
+            return run(cfg, folder, signals)
+        except Interrupted as stop:
+            if FIRST:
+                to = shlex.join(["-m", f"resume={hydra.sweep.dir}"] if sweep else [f"resume={folder}"])
+                print(f"stopped by {stop.name}; to go on: python -m esd.train {to}", file=sys.stderr)
+            raise
+        except Exception as error:
+            if (clear := explained(error, cfg)) is error:
+                raise
+            raise clear from error
 
 
 if __name__ == "__main__":

@@ -133,10 +133,10 @@ class Cache:
         device = draw.position.device
         k, j, w, i = (column.tolist() for column in (draw.concept, draw.template, draw.noise, draw.position))
         picked = [
-            [tensor[walk, position] for tensor in self.walks[concept][template]]
+            [tensor[walk, position].float() for tensor in self.walks[concept][template]]
             for concept, template, walk, position in zip(k, j, w, i, strict=True)
         ]
-        return Examples(*(torch.stack(parts).float().to(device) for parts in zip(*picked, strict=True)))
+        return Examples(*(torch.stack(parts).to(device) for parts in zip(*picked, strict=True)))
 
     def state(self) -> None:
         return None

@@ -16,6 +16,10 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
+    return tiny_pipeline(tmp_path_factory.mktemp("tiny"))
+
+
+def tiny_pipeline(folder: Path) -> Path:
     """A whole StableDiffusionPipeline with small random weights, on disk."""
     from esd.quiet import quiet
 
@@ -27,7 +31,6 @@ def tiny_folder(tmp_path_factory):
     from esd.emoji.unet import TOKENS, new_scheduler, new_tokenizer
 
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("tiny")
     tokenizer = new_tokenizer(folder / "tokenizer")
     text = CLIPTextModel(
         CLIPTextConfig(

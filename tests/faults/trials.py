@@ -1,0 +1,178 @@
+"""One fault, tried once on a real run: what it was, whether it struck, and whether anything was lost or wrong."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness import Server
+
+STEPS, EVERY = 6, 2
+SMALL = (
+    f"steps={STEPS}",
+    f"checkpoint_every={EVERY}",
+    "sampling_steps=4",
+    "batch=2",
+    "evaluate=false",
+    "logger=none",
+    "lr=1e-3",
+)
+CASES = {
+    "student, adam": ("concept=pizza", "trajectories=student"),
+    "pool by θ*, adamw, two concepts": ("concept=pizza,cat", "optimizer=adamw"),
+    "pool by θ, sgd, cosine, preserve": (
+        "concept=owl", "trajectories.walker=student", "optimizer=sgd", "schedule=cosine", "preserve=[a car,a house]",
+    ),
+    "cache, adam, two concepts, preserve": (
+        "concept=pizza,cat", "trajectories=cache", "trajectories.walks=3", "trajectories.chunk=2", "preserve=a car",
+    ),
+    "cache, sgd, erase_from": (
+        "concept=pizza", "erase_from=food", "trajectories=cache", "trajectories.walks=3", "trajectories.chunk=2", "optimizer=sgd",
+    ),
+    "pool by θ*, adam, templates, 32 bits": ("concept=pizza", "templates=['{}','a photo of {}']", "model.precision=32-true"),
+}  # fmt: skip
+PHASES = {  # a kill is tried as often in each of these, however long each takes
+    "during a step": ("step",),
+    "checkpoint write": ("checkpoint",),
+    "cache roll-out": ("roll-out", "cache file"),
+    "export": ("edit", "metrics", "grid"),
+    "anywhere else": ("drawing", "options", "folder"),
+}
+
+
+@dataclass
+class Outcome:
+    fault: str
+    struck: bool = True  # False: the run had ended before, or the case has no such moment; not counted
+    lost: str = ""  # what is gone, or "": nothing
+    wrong: str = ""
+    said: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Straight:
+    """A run that nothing happened to."""
+
+    arguments: tuple[str, ...]
+    edit: bytes
+    events: list[str]
+    seconds: float
+
+
+def run_folder(cwd: Path) -> Path | None:
+    found = sorted((cwd / "outputs" / "train").glob("*/*"))
+    return found[0] if found else None
+
+
+def newest_step(folder: Path) -> int:
+    return max([int(path.stem.partition("=")[2]) for path in folder.glob("checkpoints/step=*.ckpt")], default=0)
+
+
+class Faults:
+    """The cases, run straight once each, and the faults tried on them. Everything drawn comes from the seed."""
+
+    def __init__(self, server: Server, model: Path, folder: Path, seed: int = 0):
+        self.server, self.model, self.folder, self.seed = server, model, folder, seed
+        self.known: dict[str, Straight] = {}
+        self.count = 0
+
+    def place(self) -> Path:
+        self.count += 1
+        return self.folder / str(self.count)
+
+    def arguments(self, case: str) -> tuple[str, ...]:
+        return (*CASES[case], f"model.path={self.model}", *SMALL)
+
+    def straight(self, case: str) -> Straight:
+        if case not in self.known:
+            cwd = self.place()
+            done = self.server.run(cwd, *self.arguments(case))
+            assert done["code"] == 0, done["err"][-2000:]
+            edit = (run_folder(cwd) / "edit.safetensors").read_bytes()
+            self.known[case] = Straight(self.arguments(case), edit, done["events"], done["seconds"])
+        return self.known[case]
+
+    def go_on(self, cwd: Path, **request) -> dict:
+        """resume=, or the run anew where it was struck before its options were written down."""
+        folder = run_folder(cwd)
+        if folder is None or not (folder / ".hydra" / "overrides.yaml").is_file():
+            shutil.rmtree(cwd / "outputs" / "train", ignore_errors=True)
+            return self.server.run(cwd, *request.pop("anew"), **request)
+        request.pop("anew")
+        return self.server.run(cwd, f"resume={folder.relative_to(cwd)}", **request)
+
+    def verdict(self, outcome: Outcome, cwd: Path, straight: Straight, done: dict, had: int) -> Outcome:
+        """After the run went on: the same file, nothing done twice that was kept, nothing left lying about."""
+        folder = run_folder(cwd)
+        file = folder / "edit.safetensors" if folder else None
+        if done["code"] != 0 or file is None or not file.is_file():
+            outcome.lost = f"exit {done['code']}: {done['err'].strip()[-300:]}"
+        elif done["steps"] > STEPS - had:
+            outcome.lost = f"{done['steps']} steps again, with a checkpoint at {had} of {STEPS}"
+        elif file.read_bytes() != straight.edit:
+            outcome.wrong = "the edit is another"
+        elif left := [str(path.relative_to(cwd)) for path in cwd.rglob(".partial-*")]:
+            outcome.wrong = f"left behind: {', '.join(left)}"
+        elif len(kept := list(folder.glob("checkpoints/*"))) != 2:
+            outcome.wrong = f"{len(kept)} checkpoints kept"
+        if not (outcome.lost or outcome.wrong):
+            shutil.rmtree(cwd)
+        return outcome
+
+    def killed(self, number: int) -> Outcome:
+        """kill -9 number `number`: at an event of a phase, in every fifth by the clock; half of them are killed again."""
+        rng = random.Random(f"{self.seed} {number}")
+        case = list(CASES)[number % len(CASES)]
+        straight = self.straight(case)
+        cwd = self.place()
+        if number % 5 == 4:
+            fault, kill = "kill -9, by the clock", {"after": rng.uniform(0.05, 1) * straight.seconds}
+        else:
+            moments = {
+                phase: [n for n, label in enumerate(straight.events) if label in labels] for phase, labels in PHASES.items()
+            }
+            phase = rng.choice([phase for phase, events in moments.items() if events])
+            fault, kill = f"kill -9, {phase}", {"event": rng.choice(moments[phase]), "cut": rng.random()}
+        done = self.server.run(cwd, *straight.arguments, kill=kill)
+        outcome = Outcome(fault, struck=done["code"] == -signal.SIGKILL, said=[case, str(kill)])
+        if not outcome.struck and done["code"] != 0:
+            outcome.lost = f"exit {done['code']} instead of a kill: {done['err'].strip()[-300:]}"
+            return outcome
+        had = newest_step(folder) if (folder := run_folder(cwd)) else 0
+        if rng.random() < 0.5:
+            again = {"event": rng.randrange(len(straight.events)), "cut": rng.random()}
+            done = self.go_on(cwd, anew=straight.arguments, kill=again)
+            if done["code"] not in (0, -signal.SIGKILL):
+                outcome.lost = f"exit {done['code']}: {done['err'].strip()[-300:]}"
+                return outcome
+            had = newest_step(folder) if (folder := run_folder(cwd)) else 0
+        done = self.go_on(cwd, anew=straight.arguments)
+        return self.verdict(outcome, cwd, straight, done, had)
+
+    def signalled(self, number: int) -> Outcome:
+        """SIGINT, SIGTERM or SIGUSR1 at any event."""
+        rng = random.Random(f"{self.seed} signal {number}")
+        case = list(CASES)[number % len(CASES)]
+        signum = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)[number % 3]
+        straight = self.straight(case)
+        cwd = self.place()
+        labels = ("step",) if number % 2 else tuple({*straight.events} - {"folder"})
+        event = rng.choice([n for n, label in enumerate(straight.events) if label in labels])
+        done = self.server.run(cwd, *straight.arguments, signal={"event": event, "number": signum})
+        outcome = Outcome(
+            f"{signal.Signals(signum).name}, {'during a step' if number % 2 else 'anywhere'}", said=[case, str(event)]
+        )
+        lines = done["err"].strip().splitlines()
+        had, what = newest_step(run_folder(cwd)), straight.events[event]
+        if done["code"] == 0 and what in ("edit", "metrics") and not lines:
+            outcome.struck = False  # too late to stop anything
+        elif done["code"] != 128 + signum or len(lines) != 1 or "resume=" not in lines[0]:
+            outcome.wrong = f"exit {done['code']} at {what}, said {lines}"
+        elif what == "step" and had != done["steps"]:
+            outcome.lost = f"{done['steps']} steps were done, the checkpoint is of {had}"
+        if outcome.wrong or outcome.lost:
+            return outcome
+        return self.verdict(outcome, cwd, straight, self.go_on(cwd, anew=straight.arguments), had)
