@@ -34,6 +34,8 @@ class Train:
     checkpoint_minutes: float = 10.0
     resume: str | None = None
     evaluate: bool = True
+    gradient_checkpointing: bool = False
+    compile: bool = False
     objective: str = "kept-erased"
     model: Any = MISSING
     layers: Any = MISSING

@@ -182,6 +182,10 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
     phrases = Phrases(model, concepts + kept, list(cfg.templates))
     sampler = model.sampler(cfg.sampling_steps)
     student = layers.student_of(model.denoiser, trained)
+    if cfg.gradient_checkpointing:
+        student.enable_gradient_checkpointing()
+    for denoiser in (model.denoiser, student) if cfg.compile else ():
+        denoiser.compile()  # in place: the names of its weights stay
     parts = (model, sampler, phrases, cfg.guidance, model.denoiser, student)
     source = source_of(cfg, parts, Walks(*parts))
     module = Erasure(
