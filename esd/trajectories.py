@@ -96,8 +96,9 @@ class Pool(Walks):
         self.x: Tensor | None = None  # (B, C, h, w), at the positions of the last draw, plus one
 
     def examples(self, draw: Draw) -> Examples:
-        if self.x is None:  # spread the walks: slot b goes to its first position
+        if self.x is None or len(self.x) != len(draw.position):  # spread the walks: slot b goes to its first position
             self.x = self.from_noise(draw, self.teacher if self.walker == "frozen" else self.student)
+        self.x = self.x.to(draw.position.device)  # from a checkpoint it comes on the CPU
         arrived = (draw.position == 0).nonzero().flatten()  # these start again
         if len(arrived):
             self.x[arrived] = self.sampler.start(self.model.noise(draw.noise[arrived])).to(self.x)

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import parts, trained_for
@@ -211,6 +213,40 @@ def test_a_resumed_run_equals_the_straight_one_bit_for_bit(tiny_folder, tmp_path
     trainer.fit(second, DataLoader(draws(**options, start=4), batch_size=None), ckpt_path=file)
     assert all(torch.equal(straight.edit()[name], second.edit()[name]) for name in straight.trained)
     assert not all(torch.equal(first.edit()[name], second.edit()[name]) for name in first.trained)
+
+
+def test_each_rank_gets_its_own_pool_back_and_no_other_number_of_ranks_does(tiny_folder):
+    from esd.models import load
+
+    def stepped(rank, first, last, state=None):
+        module = parts(load(str(tiny_folder), "tiny"), [Concept("pizza")], source="pool")[0]
+        module._trainer = SimpleNamespace(world_size=2, global_rank=rank)
+        if state is not None:
+            module.on_load_checkpoint({"trajectories": state})
+        stream = draws(batch=2, staggered=True, rank=rank, world=2)
+        for step in range(first, last):
+            with torch.inference_mode():
+                x_t = module.trajectories.examples(stream.at(step)).x_t.clone()
+        return module, x_t
+
+    halves = [stepped(rank, 0, 5)[0].trajectories.state() for rank in range(2)]
+    state = torch.stack(halves)  # as Erasure.on_save_checkpoint gathers it
+    assert state.shape == (2, 2, 4, 8, 8) and not torch.equal(*halves)
+    for rank in range(2):
+        assert torch.equal(stepped(rank, 5, 12, state.clone())[1], stepped(rank, 0, 12)[1])
+    with pytest.raises(ValueError, match="on 3 devices, this run has 2"):
+        stepped(0, 0, 1, torch.cat([state, state[:1]]))
+
+
+def test_a_pool_that_goes_on_with_another_batch_walks_anew(build):
+    """Its latents stand elsewhere than the new batch is drawn."""
+    module, *_ = build([Concept("pizza")], source="pool")
+    module.trajectories.examples(draws(staggered=True, batch=4).at(0))
+    draw = draws(staggered=True, batch=3).at(7)
+    x_t = module.trajectories.examples(draw).x_t
+    for b in range(3):
+        expected = by_diffusers(module, draw.noise[b], "pizza", int(draw.position[b]), module.teacher)
+        torch.testing.assert_close(x_t[b : b + 1], expected, rtol=1e-5, atol=2e-5)
 
 
 def test_the_cache_can_be_seen_and_cleared(tiny, tmp_path, esd):
