@@ -14,13 +14,14 @@ from families import built
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 from safetensors.torch import load_file, save_file
-from test_layers import SD14, SDXL, rule
+from test_layers import rule
 
 from esd import edits, layout, load_edit, lora, models
 from esd.command import CONF, Mistake
 from esd.edits import Edit, fingerprint, save_edit
 from esd.export import check, configurations, export
 from esd.layers import select
+from esd.models.sizes import sd14_unet, sdxl_unet
 from esd.sampling import sample
 
 NOISE = [1, 2]
@@ -110,16 +111,16 @@ def test_the_authors_file(family, tmp_path):
     same_pictures(pipe, model, edit)
 
 
-@pytest.mark.parametrize("config", [SD14, SDXL], ids=["sd14", "sdxl"])
-def test_the_original_names_are_those_that_diffusers_reads(config):
+@pytest.mark.parametrize("full_size", [sd14_unet, sdxl_unet])
+def test_the_original_names_are_those_that_diffusers_reads(full_size):
     """Of the full-size U-Nets, name by name."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**config)
+        unet = full_size()
     names = layout.unet_names(unet)
     assert len(set(names.values())) == len(names) == len(unet.state_dict())
     back = convert_ldm_unet_checkpoint({f"model.diffusion_model.{new}": old for old, new in names.items()}, unet.config)
     assert back == {name: name for name in names}
-    assert ("output_blocks.11.0.skip_connection.weight" in names.values()) == (config is SD14)
+    assert ("output_blocks.11.0.skip_connection.weight" in names.values()) == (full_size is sd14_unet)
 
 
 def test_a_single_file_of_a_transformer_is_refused(tmp_path):

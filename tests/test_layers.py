@@ -2,28 +2,14 @@
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from families import built
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from esd.command import CONF, Mistake
 from esd.layers import Rule, select, student_of
+from esd.models.sizes import sd14_unet, sdxl_unet
 
-SD14 = {
-    "sample_size": 64, "in_channels": 4, "out_channels": 4, "block_out_channels": (320, 640, 1280, 1280), "layers_per_block": 2,
-    "cross_attention_dim": 768, "attention_head_dim": 8,
-    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-}  # fmt: skip
-SDXL = {
-    "sample_size": 128, "in_channels": 4, "out_channels": 4, "block_out_channels": (320, 640, 1280), "layers_per_block": 2,
-    "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20), "use_linear_projection": True,
-    "transformer_layers_per_block": (1, 2, 10), "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-}  # fmt: skip
 SD14_TABLE = {  # rule: tensors, parameters (DESIGN.md, section 2)
     "esd-x": (80, 43_962_560), "esd-x-strict": (32, 19_169_280), "esd-u": (388, 815_358_084), "noxattn": (598, 813_495_680),
     "selfattn": (80, 49_574_080), "esd-all": (468, 859_320_644), "full": (686, 859_520_964), "notime": (678, 857_458_240),
@@ -50,7 +36,7 @@ def counts(denoiser, name: str) -> tuple[int, int]:
 @pytest.fixture(scope="module", params=["sd14", "sdxl"])
 def full_size(request):
     with torch.device("meta"):
-        return request.param, UNet2DConditionModel(**(SD14 if request.param == "sd14" else SDXL))
+        return request.param, {"sd14": sd14_unet, "sdxl": sdxl_unet}[request.param]()
 
 
 @pytest.mark.parametrize("name", SD14_TABLE)
@@ -70,7 +56,7 @@ def test_sdxls_attention_to_the_text_by_hand():
 
 def test_esd_x_of_stable_diffusion_shares_606_of_686_tensors():
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**SD14)
+        unet = sd14_unet()
     student = student_of(unet, select(unet, rule("esd-x")))
     own = {id(p) for p in unet.parameters()}
     assert sum(id(p) in own for p in student.parameters()) == 606

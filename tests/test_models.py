@@ -12,7 +12,6 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from families import PIPELINES, built
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
-from test_layers import SD14
 
 from esd import edits, layout, models
 from esd.command import CONF, Mistake
@@ -251,14 +250,15 @@ def test_stable_diffusion_at_full_size_takes_a_step_within_24_gib():
     process for its peak."""
     import resource
 
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL
     from families import clip_tokenizer, sd1
     from transformers import CLIPTextConfig, CLIPTextModel
 
+    from esd.models.sizes import sd14_unet
     from esd.models.stable_diffusion import StableDiffusion
 
     base = sd1()
-    base.unet = UNet2DConditionModel(**SD14)
+    base.unet = sd14_unet()
     text = CLIPTextConfig(
         vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
         max_position_embeddings=77, bos_token_id=52, eos_token_id=53,
