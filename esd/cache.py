@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from esd.concepts import Draw
-from esd.edits import fingerprint
+from esd.edits import digest, fingerprint
 from esd.files import sweep_up, whole
 from esd.trajectories import Examples, Walks
 from esd.walks import guided
@@ -47,13 +47,6 @@ def roll_out(source: Walks, concept: int, template: int, seeds: Tensor, done: Ca
         x = source.sampler.step(x, guided(here.eps_c, here.eps_null, source.guidance), draw.position)
         done(len(seeds))
     return [torch.stack(tensors, dim=1) for tensors in zip(*stops, strict=True)]
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager
@@ -98,7 +91,7 @@ class Store:
         try:
             with safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                if _digest(tensors) != file.metadata()["sha256"]:
+                if digest(tensors) != file.metadata()["sha256"]:
                     return None
         except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             return None
@@ -109,7 +102,7 @@ class Store:
     def write(self, path: Path, tensors: dict[str, Tensor], description: dict) -> None:
         tensors = {name: tensor.to(self.dtype).contiguous() for name, tensor in tensors.items()}
         with whole(path) as temporary:
-            save_file(tensors, temporary, {"sha256": _digest(tensors), "of": json.dumps(description, ensure_ascii=False)})
+            save_file(tensors, temporary, {"sha256": digest(tensors), "of": json.dumps(description, ensure_ascii=False)})
 
     def get(self, source: Walks, concept: int, template: int, done: Callable[[int], None]) -> Examples:
         """The walks of one concept in one phrasing: read, or rolled out and kept. done(n): n more stops are there."""

@@ -54,10 +54,21 @@ def foreign(edit: Edit, base_hash: str, base: str, strict: bool) -> str | None:
     return said
 
 
+def digest(tensors: dict[str, Tensor], about: str = "") -> str:
+    """SHA-256 over what stands beside the tensors, and their names, types, shapes and values: a flipped bit shows."""
+    found = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
 def save_edit(path: Path, edit: Edit) -> None:
-    metadata = {"format": FORMAT, "record": json.dumps(edit.record, ensure_ascii=False, default=str)}
+    """The same edit is the same file, byte for byte: one entry of metadata, for safetensors writes several in any order."""
+    record = json.loads(json.dumps(edit.record, default=str))
+    sealed = {"format": FORMAT, **record, "sha256": digest(edit.tensors, json.dumps(record))}
     with whole(path) as temporary:
-        save_file(edit.tensors, temporary, metadata)
+        save_file(edit.tensors, temporary, {"record": json.dumps(sealed, ensure_ascii=False)})
 
 
 def read_edit(path: str | Path, allow_pickle: bool = False) -> Edit:
@@ -74,7 +85,11 @@ def read_edit(path: str | Path, allow_pickle: bool = False) -> Edit:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         record = json.loads(metadata.get("record", "{}"))
-    except (SafetensorError, json.JSONDecodeError, ValueError) as error:
+        record.pop("format", None)
+        seal = record.pop("sha256", None)
+        if seal and seal != digest(tensors, json.dumps(record)):
+            raise ValueError("its content is not what was written")
+    except (SafetensorError, OSError, ValueError, AttributeError) as error:
         raise Mistake(f"edit={path} is damaged or cut short ({error}): make or copy it again") from error
     return Edit(tensors, record)
 

@@ -82,7 +82,8 @@ def placed(arguments: list[str]) -> list[str]:
             raise Mistake(f"resume={where} is no sweep's folder: it has no multirun.yaml")
         task = OmegaConf.to_container(OmegaConf.load(file).hydra.overrides.task)
         if where != "true" or own(task) == wanted:
-            rest = [argument for argument in arguments if not argument.startswith("resume=")]
-            return [*(own(task) if where != "true" else ()), *rest, "resume=true", f"hydra.sweep.dir='{file.parent}'"]
+            rest = [argument for argument in arguments if not argument.startswith(("-m", "--multirun", "resume="))]
+            its = [option for option in task if where != "true" and not option.startswith("resume=")]
+            return ["-m", *its, *rest, "resume=true", f"hydra.sweep.dir='{file.parent}'"]  # Hydra takes flags first
     now = datetime.now()
     return [*arguments, f"hydra.sweep.dir='{fresh(f'{PARENT}/{now:%Y-%m-%d}', f'{now:%H-%M-%S}')}'"]

@@ -67,6 +67,6 @@ def test_a_sweep_resumed_is_the_newest_sweep_with_the_same_options(tmp_path, mon
     assert sweeps.placed(first) == expected
     assert sweeps.placed([*first, "hydra/launcher=cores"])[-1] == expected[-1]  # where it runs is not what it is
     by_name = sweeps.placed(["-m", f"resume={newest}"])
-    assert sorted(by_name[:2]) == ["concept='cat','dog'", "eta=1,2"] and by_name[-1] == expected[-1]
+    assert by_name[0] == "-m" and sorted(by_name[1:3]) == ["concept='cat','dog'", "eta=1,2"] and by_name[-1] == expected[-1]
     with pytest.raises(Mistake, match="no sweep's folder"):
         sweeps.placed(["-m", "resume=nowhere"])

@@ -172,7 +172,6 @@ def serve() -> None:
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel  # noqa: F401
     from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
-
     for name in [name for name in sys.modules if name.partition(".")[0] == "esd"]:
         del sys.modules[name]  # only the libraries are shared: each run imports the package anew
 

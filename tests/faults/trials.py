@@ -30,7 +30,8 @@ CASES = {
         "concept=pizza,cat", "trajectories=cache", "trajectories.walks=3", "trajectories.chunk=2", "preserve=a car",
     ),
     "cache, sgd, erase_from": (
-        "concept=pizza", "erase_from=food", "trajectories=cache", "trajectories.walks=3", "trajectories.chunk=2", "optimizer=sgd",
+        "concept=pizza", "erase_from=food", "optimizer=sgd", "trajectories=cache", "trajectories.walks=3",
+        "trajectories.chunk=2",
     ),
     "pool by θ*, adam, templates, 32 bits": ("concept=pizza", "templates=['{}','a photo of {}']", "model.precision=32-true"),
 }  # fmt: skip
