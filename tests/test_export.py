@@ -8,7 +8,6 @@ import warnings
 import diffusers
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from families import built
 from hydra import compose, initialize_config_dir
