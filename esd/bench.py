@@ -1,61 +1,99 @@
-"""python -m esd.bench: what an example costs with each source of x_t. About ten minutes on 2 cores.
+"""python -m esd.bench: what an erasure costs with each source of x_t. About ten minutes on 2 cores with nothing else on them.
 
-Everything is measured side by side in this one process, on the embedded model, training ESD-x for "pizza"; each figure is
-the median of several turns, in which the sources alternate. Prints a table, writes outputs/bench.json.
+Everything is measured side by side in this one process, on the embedded model, training ESD-x for "pizza" in the precision
+that training has on this machine; a time is the median of several turns, in which what is compared alternates. Prints the
+figures beside their bars, writes outputs/bench.json. How well the sources erase is esd.bench_quality's to measure.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import copy
+import itertools
+import json
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from esd.quiet import quiet
 
-RULE = {"name": "esd-x", "include": [r"\.attn2\."], "modules": ["Linear"]}
-CASES = {  # name: (source, walker, batch)
-    "student, batch 1": ("student", "", 1),
-    "student, batch 10": ("student", "", 10),
-    "pool, frozen walks": ("pool", "frozen", 10),
-    "pool, student walks": ("pool", "student", 10),
-    "cache": ("cache", "", 10),
-}
+quiet()
+
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+from torch.utils._pytree import tree_leaves  # noqa: E402
+
+from esd import layers  # noqa: E402
+from esd.cache import Store  # noqa: E402
+from esd.command import CONF, fast_precision  # noqa: E402
+from esd.concepts import Concept, Draw, Draws  # noqa: E402
+from esd.erasure import Erasure  # noqa: E402
+from esd.phrases import Phrases  # noqa: E402
+from esd.trajectories import Cache, Fresh, Pool, Walks  # noqa: E402
+
 N = 50  # positions of the schedule
+ESD_X = {"name": "esd-x", "include": [r"\.attn2\."], "modules": ["Linear"]}
+ESD_U = {"name": "esd-u", "exclude": [r"\.attn2\."], "modules": ["Linear", "Conv2d"]}
+SOURCES = {  # name: (source, walker)
+    "student": ("student", ""),
+    "pool, frozen walks": ("pool", "frozen"),
+    "pool, student walks": ("pool", "student"),
+    "cache": ("cache", ""),
+}
+BATCH, LR = 10, 2e-4
+ALONE = "student, batch 1"
+CASES = {ALONE: ("student", 1), **{name: (name, BATCH) for name in SOURCES}}  # name: (source, batch)
+
+
+def store_in(folder: Path, walks: int = 20) -> Store:
+    return Store(folder, walks=walks, seed=0, dtype=torch.float16, chunk=32, limit=20)
+
+
+def mixed(precision: str | None = None) -> contextlib.AbstractContextManager:
+    """The precision of training, here."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=(precision or fast_precision()) == "bf16-mixed")
+
+
+def even(draws: Iterator[Draw], batch: int) -> Iterator[Draw]:
+    """The same draws, their positions spread evenly over the schedule, so that a few of them cost what many do on average:
+    a fresh walk costs twice its position."""
+    for step, draw in enumerate(draws):
+        index = torch.arange(step * batch, (step + 1) * batch, dtype=torch.float64)
+        yield draw._replace(position=(index * 0.6180339887498949 % 1 * N).long())
 
 
 class Loop:
     """A bare training loop of one source: no Lightning, no logger. What is timed and counted."""
 
-    def __init__(self, model, concept: str, source: str, walker: str, batch: int, seed: int, lr: float, store, rule=RULE):
-        import torch
-
-        from esd import layers
-        from esd.concepts import Concept, Draws
-        from esd.erasure import Erasure
-        from esd.phrases import Phrases
-        from esd.trajectories import Cache, Fresh, Pool, Walks
-
-        self.model, self.batch = model, batch
+    def __init__(
+        self, model, concept: str, source: str, batch: int, store: Store, *, seed: int = 0, lr: float = LR, rule: dict = ESD_X,
+        precision: str | None = None, spread: bool = True,
+    ):  # fmt: skip
+        self.model, self.batch, self.precision = model, batch, precision
         trained = layers.select(model.denoiser, layers.Rule(**rule))
         student = layers.student_of(model.denoiser, trained)
         sampler, phrases = model.sampler(N), Phrases(model, [Concept(concept)], ["{}"])
-        parts = (model, sampler, phrases, 3.0, model.denoiser, student)
-        if source == "cache":
-            trajectories = Cache([[store.get(Walks(*parts), 0, 0, lambda n: None)]], phrases)
+        parts, (kind, walker) = (model, sampler, phrases, 3.0, model.denoiser, student), SOURCES[source]
+        if kind == "cache":
+            with mixed(precision):
+                trajectories = Cache([[store.get(Walks(*parts), 0, 0, lambda n: None)]], phrases)
         else:
-            trajectories = Fresh(*parts) if source == "student" else Pool(*parts, walker=walker)
+            trajectories = Fresh(*parts) if kind == "student" else Pool(*parts, walker=walker)
         self.module = Erasure(model, student, trained, phrases, sampler, trajectories, None, None)
         self.module.report = lambda *args: None  # no trainer to report to
-        self.draws: Iterator = iter(
-            Draws(concepts=1, templates=1, positions=N, batch=batch, seed=seed, staggered=source == "pool",
-                  walks=store.walks if source == "cache" else None)
-        )  # fmt: skip
+        walks = store.walks if kind == "cache" else None
+        options = {"concepts": 1, "templates": 1, "positions": N, "batch": batch, "seed": seed, "walks": walks}
+        self.dataset = Draws(**options, staggered=kind == "pool")
+        self.draws = even(iter(self.dataset), batch) if spread and kind != "pool" else iter(self.dataset)
         self.optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr)
 
     def run(self, steps: int) -> float:
@@ -63,7 +101,9 @@ class Loop:
         started = time.perf_counter()
         for _ in range(steps):
             self.optimizer.zero_grad()
-            self.module.training_step(next(self.draws), 0).backward()
+            with mixed(self.precision):
+                loss = self.module.training_step(next(self.draws), 0)
+            loss.backward()
             self.optimizer.step()
         return time.perf_counter() - started
 
@@ -72,102 +112,137 @@ def counted(loop: Loop, steps: int) -> float:
     """Rows that pass through the U-Nets, for each example."""
     rows = [0]
 
-    def hook(module, args):
+    def hook(module: nn.Module, args: tuple) -> None:
         rows[0] += len(args[0])
 
-    hooks = [net.register_forward_pre_hook(hook) for net in {loop.module.student, loop.model.denoiser}]
+    hooks = [net.register_forward_pre_hook(hook) for net in (loop.module.student, loop.model.denoiser)]
     loop.run(steps)
     for handle in hooks:
         handle.remove()
     return rows[0] / (steps * loop.batch)
 
 
-def costs(model, store, turns: int) -> dict:
-    """Forwards and seconds of an example, for every case, in alternating turns after a warm-up."""
-    loops = {name: Loop(model, "pizza", *case, seed=0, lr=3e-4, store=store) for name, case in CASES.items()}
-    for loop in loops.values():
-        loop.run(3)
-    forwards = {name: counted(loop, 50 if loop.batch == 1 else 10) for name, loop in loops.items()}
+def in_turns(loops: dict[str, Loop], steps: dict[str, int], turns: int) -> dict[str, float]:
+    """Seconds an example of each, the median over the turns."""
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for _ in range(turns):
         for name, loop in loops.items():
-            steps = {"student, batch 1": 12, "student, batch 10": 3}.get(name, 20)
-            seconds[name].append(loop.run(steps) / (steps * loop.batch))
-    return {name: {"forwards": forwards[name], "seconds": statistics.median(seconds[name])} for name in loops}
+            seconds[name].append(loop.run(steps[name]) / (steps[name] * loop.batch))
+    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-def rolled_out(model, store) -> dict:
+def costs(model, store: Store, turns: int) -> dict:
+    """Forwards and seconds of an example, for every case, after a warm-up."""
+    loops = {name: Loop(model, "pizza", *case, store) for name, case in CASES.items()}
+    for loop in loops.values():
+        loop.run(1)
+    forwards = {name: counted(loop, 50 // loop.batch) for name, loop in loops.items()}
+    seconds = in_turns(loops, {name: {ALONE: 10, "student": 2}.get(name, 20) for name in loops}, turns)
+    return {name: {"forwards": forwards[name], "seconds": seconds[name]} for name in loops}
+
+
+def rolled_out(model, store: Store) -> dict:
     """What the cache costs once."""
     started = time.perf_counter()
-    Loop(model, "pizza", "cache", "", 10, 0, 3e-4, store)
+    Loop(model, "pizza", "cache", BATCH, store)
     return {"seconds": time.perf_counter() - started, "walks": store.walks}
 
 
-def sweep(model, folder: Path, steps: int) -> dict:
-    """A sweep of 12 runs (3 η × 2 layers × 2 lr, one concept) from one cache, its roll-out included, against 12 runs by
-    the student source of the same number of examples at the same batch."""
-    rules = [RULE, {"name": "esd-u", "exclude": [r"\.attn2\."], "modules": ["Linear", "Conv2d"]}]
-    runs = [(eta, rule, lr) for eta in (0.5, 1.0, 2.0) for rule in rules for lr in (1e-4, 3e-4)]
+def sweep(model, folder: Path, steps: int, timed: int) -> dict:
+    """A sweep of 12 runs (3 η × 2 layers × 2 lr, one concept) of `steps` steps from one cache, its roll-out included, against
+    12 runs by the student source of the same examples, of each of which `timed` steps are run and the rest reckoned."""
+    runs = list(itertools.product((0.5, 1.0, 2.0), (ESD_X, ESD_U), (1e-4, 3e-4)))
     totals = {}
-    for source in ("cache", "student"):
-        store, started = store_in(folder / "sweep"), time.perf_counter()
+    for source, made in (("cache", steps), ("student", timed)):
+        totals[source] = 0.0
         for eta, rule, lr in runs:
-            loop = Loop(model, "guitar", source, "", 10, 0, lr, store, rule)
+            started = time.perf_counter()
+            loop = Loop(model, "guitar", source, BATCH, store_in(folder), lr=lr, rule=rule)
             loop.module.phrases.eta.fill_(eta)
-            loop.run(steps)
-        totals[source] = time.perf_counter() - started
-    return {**totals, "ratio": totals["student"] / totals["cache"], "examples a run": 10 * steps}
+            built = time.perf_counter() - started
+            totals[source] += built + loop.run(made) * steps / made
+    return {**totals, "ratio": totals["student"] / totals["cache"], "steps a run": steps, "of the student's timed": timed}
 
 
 def memory() -> dict:
-    """Bytes beyond one U-Net for ESD-x on Stable Diffusion 1.4's configuration: the student's own weights and Adam's."""
-    import torch
-
-    from esd import layers
+    """Bytes of weights and optimiser state beyond one U-Net for ESD-x on Stable Diffusion 1.4's configuration: each storage
+    that teacher, student and Adam hold after a step, counted once. (Weights that were never initialised do: their number
+    matters, not their values.)"""
     from esd.models.sizes import sd14_unet
 
     with torch.device("meta"):
         teacher = sd14_unet()
-    size = lambda tensors: sum(t.numel() * t.element_size() for t in tensors)  # noqa: E731
-    one = size(teacher.parameters())
-    trained = layers.select(teacher, layers.Rule(**RULE))
-    student = layers.student_of(teacher, trained)
-    shared = {id(p) for p in teacher.parameters()}
-    own = size(p for p in student.parameters() if id(p) not in shared)
-    return {"one U-Net": one, "beyond it": own + 2 * own, "ratio": 3 * own / one}
+    teacher = teacher.to_empty(device="cpu")
+    one = held_by(teacher.state_dict().values())
+    student = layers.student_of(teacher, layers.select(teacher, layers.Rule(**ESD_X)))
+    moving = [p for p in student.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(moving, 1e-5)
+    for parameter in moving:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    tensors = [*teacher.state_dict().values(), *student.state_dict().values()]
+    tensors += [value for state in optimizer.state.values() for value in state.values()]
+    beyond = held_by(tensors) - one
+    return {"one U-Net": one, "beyond it": beyond, "ratio": beyond / one}
 
 
-def overhead(model, store, turns: int) -> dict:
-    """Lightning with its hooks and its data loader against the bare loop, the same steps of the pool."""
+def held_by(tensors) -> int:
+    """Bytes of their storages, each counted once."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def overhead(model, store: Store, folder: Path, steps: int, turns: int) -> dict:
+    """A run's configuration composed by Hydra, its trainer built from it, and so many steps by Lightning with the bar and a
+    logger, against the bare loop of the same steps."""
     import pytorch_lightning as pl
-    import torch
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+    from pytorch_lightning.loggers import CSVLogger
     from torch.utils.data import DataLoader
 
-    from esd.concepts import Draws
+    import esd.config  # noqa: F401  (registers the options' types)
+    from esd.callbacks import Bar
 
-    def by_lightning(steps: int) -> float:
-        loop = Loop(model, "pizza", "pool", "frozen", 10, 0, 3e-4, store)
+    marks: list[float] = []
+
+    class Clock(pl.Callback):
+        def on_train_batch_end(self, *args) -> None:
+            marks.append(time.perf_counter())
+
+    def by_lightning() -> tuple[float, float]:
+        loop = Loop(model, "pizza", "pool, frozen walks", BATCH, store)
         del loop.module.report
-        loop.module.optimizer = lambda parameters: torch.optim.Adam(parameters, 3e-4)
-        loop.module.schedule = lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
-        draws = Draws(concepts=1, templates=1, positions=N, batch=10, seed=0, staggered=True)
-        marks: list[float] = []
+        marks.clear()
+        started = time.perf_counter()
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("train", ["concept=pizza", f"batch={BATCH}", f"lr={LR}", f"steps={steps}", "trainer=cpu"])
+        loop.module.optimizer, loop.module.schedule = instantiate(cfg.optimizer), instantiate(cfg.schedule)
+        trainer = instantiate(
+            cfg.trainer, _convert_="all", max_steps=steps, limit_train_batches=steps, logger=CSVLogger(folder),
+            callbacks=[Bar(refresh_rate=5), Clock()], default_root_dir=folder, enable_checkpointing=False,
+            enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(loop.module, DataLoader(loop.dataset, batch_size=None))
+        return time.perf_counter() - started, (marks[-1] - marks[0]) / (steps - 1)
 
-        class Clock(pl.Callback):
-            def on_train_batch_end(self, *args) -> None:
-                marks.append(time.perf_counter())
+    def bare() -> tuple[float, float]:
+        loop = Loop(model, "pizza", "pool, frozen walks", BATCH, store)
+        first = loop.run(1)
+        rest = loop.run(steps - 1)
+        return first + rest, rest / (steps - 1)
 
-        pl.Trainer(
-            max_steps=steps, limit_train_batches=steps, accelerator="cpu", logger=False, enable_progress_bar=False,
-            enable_model_summary=False, enable_checkpointing=False, log_every_n_steps=10, callbacks=[Clock()],
-        ).fit(loop.module, DataLoader(draws, batch_size=None))  # fmt: skip
-        return (marks[-1] - marks[0]) / (steps - 1)
-
-    bare = Loop(model, "pizza", "pool", "frozen", 10, 0, 3e-4, store)
-    bare.run(3)
-    pairs = [(by_lightning(60), bare.run(60) / 60) for _ in range(turns)]
-    ratios = [lightning / loop for lightning, loop in pairs]
-    return {"ratio": statistics.median(ratios), "turns": [round(ratio, 3) for ratio in ratios]}
+    pairs = []
+    for turn in range(turns):
+        if turn % 2:
+            ours, theirs = by_lightning(), bare()
+        else:
+            theirs, ours = bare(), by_lightning()
+        pairs.append((ours, theirs))
+    whole, step = ([ours[i] / theirs[i] for ours, theirs in pairs] for i in range(2))
+    once = [ours[0] - theirs[0] - (steps - 1) * (ours[1] - theirs[1]) for ours, theirs in pairs]
+    median = statistics.median
+    return {"whole": median(whole), "step": median(step), "seconds once": median(once), "steps": steps, "turns": whole}
 
 
 def start_up(turns: int) -> dict:
@@ -183,22 +258,192 @@ def start_up(turns: int) -> dict:
     return found
 
 
-def store_in(folder: Path, walks: int = 20):
-    import torch
+def copied(model, change: Callable[[nn.Module], object]):
+    """The model with a teacher of its own, changed."""
+    other = copy.copy(model)
+    other.denoiser = copy.deepcopy(model.denoiser)
+    change(other.denoiser)
+    return other
 
-    from esd.cache import Store
 
-    return Store(folder, walks=walks, seed=0, dtype=torch.float16, chunk=32, limit=20)
+def layouts(model, turns: int) -> dict:
+    """Sample-forwards a second without gradients, of 20 rows at once, in each precision and memory layout."""
+    x, t = model.noise(range(20)), torch.full((20,), 500)
+    condition = model.encode(["a pizza"] * 20)
+    wide = copied(model, lambda net: net.to(memory_format=torch.channels_last))
+    cases = {
+        (precision, layout): (net, precision)
+        for layout, net in {"default": model.denoiser, "channels_last": wide.denoiser}.items()
+        for precision in ("32-true", "bf16-mixed")
+    }
+    rates: dict[tuple, list[float]] = {case: [] for case in cases}
+    for _ in range(turns + 1):
+        for case, (net, precision) in cases.items():
+            started = time.perf_counter()
+            with torch.inference_mode(), mixed(precision):
+                for _ in range(3):
+                    model.predict(net, x, t, condition)
+            rates[case].append(3 * len(x) / (time.perf_counter() - started))
+    return {", ".join(case): statistics.median(rate[1:]) for case, rate in rates.items()}
+
+
+class Held(TorchDispatchMode):
+    """Bytes of the tensors made while it is on that are still held: `now`, and the `most` at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self.known: weakref.WeakSet = weakref.WeakSet()  # storages
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor):
+                self.known.add(tensor.untyped_storage())  # made before: not counted
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self.known:
+                self.known.add(storage)
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self.freed, storage.nbytes())
+        return made
+
+    def freed(self, size: int) -> None:
+        self.now -= size
+
+
+def switches(model, store: Store, turns: int) -> dict:
+    """A step of the pool with one option changed at a time: seconds an example, and the bytes that the student's forward
+    keeps for its backward pass."""
+    wide = copied(model, lambda net: net.to(memory_format=torch.channels_last))
+    compiled = copied(model, lambda net: None)
+    loops = {
+        "as trained": Loop(model, "pizza", "pool, frozen walks", BATCH, store),
+        "float32": Loop(model, "pizza", "pool, frozen walks", BATCH, store, precision="32-true"),
+        "channels_last": Loop(wide, "pizza", "pool, frozen walks", BATCH, store),
+        "gradient_checkpointing": Loop(model, "pizza", "pool, frozen walks", BATCH, store),
+        "compile": Loop(compiled, "pizza", "pool, frozen walks", BATCH, store),
+    }
+    loops["gradient_checkpointing"].module.student.enable_gradient_checkpointing()
+    kept = {name: kept_for_backward(loops[name]) for name in ("as trained", "gradient_checkpointing")}
+    for net in (compiled.denoiser, loops["compile"].module.student):
+        net.compile()
+    found: dict = {"bytes kept": kept, "seconds to compile": None}
+    started = time.perf_counter()
+    try:
+        loops["compile"].run(3)  # of which the last is compiled already
+        found["seconds to compile"] = time.perf_counter() - started
+    except Exception as error:  # noqa: BLE001  (no C++ compiler here, most likely)
+        del loops["compile"]
+        found["not compiled"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    for loop in loops.values():
+        loop.run(2)
+    seconds = in_turns(loops, dict.fromkeys(loops, 10), turns)
+    return {**found, "seconds": seconds, "against as trained": {name: s / seconds["as trained"] for name, s in seconds.items()}}
+
+
+def kept_for_backward(loop: Loop) -> int:
+    loop.run(1)  # the warm-up
+    with mixed(loop.precision), Held() as held:
+        loss = loop.module.training_step(next(loop.draws), 0)
+        kept = held.now
+    del loss
+    return kept
+
+
+class Row(NamedTuple):
+    """A figure beside its bar; holds is None where there is no bar, or no figure yet."""
+
+    figure: str
+    measured: str
+    bar: str = ""
+    holds: bool | None = None
+
+
+def at_least(figure: str, ratio: float, bar: float) -> Row:
+    return Row(figure, f"{ratio:.1f}×", f"at least {bar:g}×", ratio >= bar)
+
+
+def rows_of(found: dict) -> list[Row]:
+    """What was found, as the table shows it."""
+    rows = []
+    if "costs" in found:
+        bars = {"student": ("about 52", 50, 54), "pool, frozen walks": ("≤ 3", 0, 3), "pool, student walks": ("≤ 5", 0, 5),
+                "cache": ("1", 1, 1)}  # fmt: skip
+        for name, (bar, low, high) in bars.items():
+            forwards = found["costs"][name]["forwards"]
+            rows.append(Row(f"U-Net forwards an example: {name}", f"{forwards:.2f}", bar, low <= forwards <= high))
+        for base, bars in ((ALONE, (20, None, 30)), ("student", (7, None, 12))):
+            for name, bar in zip(list(SOURCES)[1:], bars, strict=True):
+                ratio = found["costs"][base]["seconds"] / found["costs"][name]["seconds"]
+                against = base if base == ALONE else f"student, batch {BATCH}"
+                figure = f"time an example, {name} (batch {BATCH}) against {against}"
+                rows.append(at_least(figure, ratio, bar) if bar else Row(figure, f"{ratio:.1f}×"))
+        rows.append(Row(f"time an example, {ALONE}", f"{1000 * found['costs'][ALONE]['seconds']:.0f} ms"))
+    if "roll-out" in found:
+        rolled = found["roll-out"]
+        rows.append(Row(f"the cache's roll-out of {rolled['walks']} walks, once", f"{rolled['seconds']:.1f} s"))
+    if "sweep" in found:
+        swept = found["sweep"]
+        figure = f"12-run sweep of {swept['steps a run']} steps: one cache and its roll-out against 12 student runs"
+        rows.append(at_least(figure, swept["ratio"], 10))
+    if "memory" in found:
+        ratio = found["memory"]["ratio"]
+        figure = "weights + Adam beyond one U-Net, ESD-x, SD 1.4's configuration (bytes of unique storages)"
+        rows.append(Row(figure, f"{100 * ratio:.1f} %", "≤ 20 %", ratio <= 0.2))
+    if "overhead" in found:
+        over = found["overhead"]
+        figure = f"Lightning + Hydra against a bare loop, {over['steps']} steps"
+        measured = (
+            f"{100 * (over['whole'] - 1):+.1f} % ({100 * (over['step'] - 1):+.1f} % a step, {over['seconds once']:.1f} s once)"
+        )
+        rows.append(Row(figure, measured, "≤ 5 %", over["whole"] <= 1.05))
+    for name, seconds in found.get("start-up", {}).items():
+        rows.append(Row(f"python -m esd.train: {name}", f"{seconds:.2f} s", "under 2 s", seconds < 2))
+    if "until erased" in found:
+        for name, bar in (("pool, frozen walks", 5), ("pool, student walks", None), ("cache", 10)):
+            figure = f"training time until seen in at most 3 %, {name} against student"
+            ratio = found["until erased"].get(name)
+            if ratio is None:
+                missing = "not measured: python -m esd.bench_quality --part until-erased"
+                rows.append(Row(figure, missing, f"at least {bar}×" if bar else ""))
+            else:
+                rows.append(at_least(figure, ratio, bar) if bar else Row(figure, f"{ratio:.1f}×"))
+    if "layouts" in found:
+        base = found["layouts"]["32-true, default"]
+        for case, rate in found["layouts"].items():
+            rows.append(Row(f"forwards a second, batch 20: {case}", f"{rate:.0f} ({rate / base:.2f}×)"))
+    if "switches" in found:
+        for name, ratio in found["switches"]["against as trained"].items():
+            if name != "as trained":
+                rows.append(Row(f"time an example of the pool, {name} against as trained", f"{ratio:.2f}"))
+        seconds = found["switches"]["seconds to compile"]
+        rows.append(Row("compile: once", found["switches"]["not compiled"] if seconds is None else f"{seconds:.0f} s"))
+        plain, less = found["switches"]["bytes kept"].values()
+        rows.append(Row("gradient_checkpointing: activations kept", f"{less / 1e6:.1f} of {plain / 1e6:.1f} MB"))
+    return rows
+
+
+def until_erased(file: Path) -> dict:
+    """Of each source, how many times less training time than `student` it took; nothing where it was not measured."""
+    from esd.bench_quality import ratios
+
+    return ratios(json.loads(file.read_text())) if file.is_file() else {}
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = info.read_text().partition("model name")[2].partition("\n")[0] if info.is_file() else ""
+    return names.strip("\t :") or platform.processor() or platform.machine()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--sweep-steps", type=int, default=30)
+    parser.add_argument("--only", nargs="+", metavar="PART", help="some of the parts; the others stay as they were measured")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench.json"))
+    parser.add_argument("--quality", type=Path, default=Path("outputs/bench-quality.json"), help="esd.bench_quality's results")
     options = parser.parse_args()
-    quiet()
-    import torch
     from rich.console import Console
     from rich.table import Table
 
@@ -207,36 +452,40 @@ def main() -> None:
 
     console, model = Console(highlight=False), models.load(None, "emoji")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder, turns = Path(name), options.turns
         store = store_in(folder / "cache")
-        found: dict = {
-            "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
-            "torch": torch.__version__,
-        }
-        steps: dict[str, Callable[[], dict]] = {
+        parts: dict[str, Callable[[], dict]] = {
             "roll-out": lambda: rolled_out(model, store),
-            "costs": lambda: costs(model, store, options.turns),
-            "overhead": lambda: overhead(model, store, options.turns),
-            "sweep": lambda: sweep(model, folder, options.sweep_steps),
+            "costs": lambda: costs(model, store, turns),
+            "overhead": lambda: overhead(model, store, folder, 200, min(3, turns)),
+            "sweep": lambda: sweep(model, folder / "sweep", 50, 5),
             "memory": memory,
-            "start-up": lambda: start_up(options.turns),
+            "start-up": lambda: start_up(turns),
+            "layouts": lambda: layouts(model, turns),
+            "switches": lambda: switches(model, store, turns),
+            "until erased": lambda: until_erased(options.quality),
         }
-        for title, measure in steps.items():
+        for wanted in options.only or ():
+            if wanted not in parts:
+                parser.error(f"--only {wanted}: it is one of {', '.join(parts)}")
+        found = json.loads(options.out.read_text()) if options.only and options.out.is_file() else {}
+        found |= {
+            "machine": f"{processor()}, {torch.get_num_threads()} threads", "torch": torch.__version__,
+            "precision": fast_precision(), "seconds": {**found.get("seconds", {})},
+        }  # fmt: skip
+        for title in options.only or parts:
             console.print(f"measuring {title} …")
-            found[title] = measure()
-    one, ten = (found["costs"][f"student, batch {n}"]["seconds"] for n in (1, 10))
-    table = Table("source", "forwards an example", "seconds an example", "× student, batch 1", "× student, batch 10", box=None)
-    for name, cost in found["costs"].items():
-        ratios = [f"{base / cost['seconds']:.1f}" for base in (one, ten)]
-        table.add_row(name, f"{cost['forwards']:.1f}", f"{cost['seconds']:.4f}", *ratios)
+            started = time.perf_counter()
+            found[title] = parts[title]()
+            found["seconds"][title] = round(time.perf_counter() - started, 1)
+            write_json(options.out, found)
+    rows = rows_of(found)
+    table = Table("figure", "measured", "bar", "holds?", title=f"{found['machine']}, {found['precision']}", box=None)
+    for row in rows:
+        table.add_row(row.figure, row.measured, row.bar, {True: "yes", False: "NO", None: ""}[row.holds])
     console.print(table)
-    console.print(f"roll-out of {found['roll-out']['walks']} walks, once: {found['roll-out']['seconds']:.1f} s")
-    console.print(f"sweep of 12 runs: {found['sweep']['ratio']:.1f} times as fast from one cache as by the student source")
-    console.print(f"ESD-x on SD 1.4: {100 * found['memory']['ratio']:.1f} % of a U-Net beyond one U-Net")
-    console.print(f"Lightning against a bare loop: {100 * (found['overhead']['ratio'] - 1):+.1f} %")
-    console.print(", ".join(f"{name} in {seconds:.2f} s" for name, seconds in found["start-up"].items()))
-    write_json(options.out, found)
-    console.print(f"all figures: {options.out}")
+    write_json(options.out, {**found, "figures": [row._asdict() for row in rows]})
+    console.print(f"all figures: {options.out}; {sum(found['seconds'].values()) / 60:.1f} minutes")
 
 
 if __name__ == "__main__":
