@@ -127,10 +127,11 @@ class Checkpoints(Callback):
 
     def agreed(self, module: Erasure, signum: int, late: bool) -> tuple[int, bool]:
         """The same on all ranks: a checkpoint is written by all together."""
-        if module.trainer.world_size == 1:
-            return signum, late
-        votes = module.all_gather(torch.tensor([signum, late], device=module.device))  # (ranks, 2)
-        return tuple(votes.amax(0).tolist())
+        votes = torch.tensor([signum, late], device=module.device)
+        if module.trainer.world_size > 1:
+            torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)
+        signum, late = votes.tolist()
+        return signum, bool(late)
 
     def write(self, trainer: pl.Trainer, module: Erasure) -> None:
         if not all(tensor.isfinite().all() for tensor in module.edit().values()):

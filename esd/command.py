@@ -5,6 +5,7 @@ Imports nothing heavy: a wrong option must be answered before torch is loaded.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
@@ -124,6 +125,7 @@ def command(
                 return run()
             except Exception as error:
                 known = isinstance(error, Mistake) or type(error).__module__.startswith(("hydra", "omegaconf"))
+                known = known or getattr(error, "errno", None) == errno.ENOSPC  # Hydra's own files
                 if debug or not known:
                     raise
                 fail(one_line(error))

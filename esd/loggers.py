@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import netrc
 import os
+import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -21,6 +25,17 @@ def has_key() -> bool:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError, RuntimeError):
         return False
+
+
+def reachable(seconds: float = 5) -> bool:
+    """Whether W&B's server answers at all (through a proxy where one is set): its own client would try for a minute."""
+    try:
+        urllib.request.urlopen(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"), timeout=seconds).close()
+    except urllib.error.HTTPError:  # it answers, if not to this
+        return True
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+    return True
 
 
 def flat(cfg: DictConfig) -> dict:
@@ -44,17 +59,34 @@ def build_logger(cfg: DictConfig, folder: Path) -> Logger | bool:
 
     hydra = HydraConfig.get()
     group = cfg.logger.group or (Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None)
-    mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
     config = flat(cfg)
-    logger = WandbLogger(
-        project=cfg.logger.project,
-        name=folder.name,
-        group=group,
-        tags=[config["concept"][:60], config["layers"]],
-        save_dir=str(folder),
-        mode=mode,
-        settings=wandb.Settings(console="off", silent=True, init_timeout=60),
-    )
+
+    def started(mode: str) -> WandbLogger:
+        logger = WandbLogger(
+            project=cfg.logger.project,
+            name=folder.name,
+            group=group,
+            tags=[config["concept"][:60], config["layers"]],
+            save_dir=str(folder),
+            mode=mode,
+            # A server that goes away is tried again behind the training's back; at the end it has a minute.
+            settings=wandb.Settings(console="off", silent=True, init_timeout=30, finish_timeout=60),
+        )
+        logger.experiment  # noqa: B018  (it starts the run)
+        return logger
+
+    mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
+    away = mode == "online" and not reachable()
+    try:
+        logger = started("offline" if away else mode)
+    except (wandb.Error, TimeoutError):
+        if mode != "online":
+            raise
+        away, logger = True, started("offline")
+    if away:
+        print(
+            f"Weights & Biases cannot be reached: kept for later, wandb sync {folder / 'wandb'}/offline-run-*", file=sys.stderr
+        )
     logger.experiment.config.update(config)
     logger.experiment.define_metric("train/loss", summary="min")
     logger.experiment.define_metric("erased/*", summary="last")

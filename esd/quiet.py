@@ -12,7 +12,8 @@ def quiet() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         r".*torch_dtype. is deprecated.*",
         r".*isinstance\(treespec, LeafSpec\).*",
@@ -21,6 +22,7 @@ def quiet() -> None:
         r".*Trying to infer the `batch_size`.*",
         r".*Checkpoint directory .* exists and is not empty.*",
         r".*resuming from a checkpoint that ended before the epoch ended.*",  # concepts.Draws starts where it ended
+        r".*all_gather is deprecated.*",  # Lightning's own use of it
         r".*Experiment logs directory .* exists and is not empty.*",
         r".*is smaller than the logging interval.*",
         r".*Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`.*",  # Lightning's order under a skipped step
@@ -31,4 +33,5 @@ def quiet() -> None:
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.distributed"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -14,11 +14,18 @@ from esd.command import Mistake, command
 from esd.files import no_space, sweep_up, whole
 from esd.signals import FIRST, Interrupted, Signals
 
+FREE = (  # what may change when a run goes on: nothing that the header of its edit would be wrong about
+    "resume", "steps", "checkpoint_", "grid_every", "evaluate", "objective", "logger", "trainer", "gradient_checkpointing",
+    "hydra", "-",
+)  # fmt: skip
+
 
 def resumed(arguments: list[str]) -> list[str]:
-    """resume=<run folder>: that run's own options, in its own folder; options given beside it come on top."""
+    """resume=<run folder>: that run's own options, in its own folder; beside it stand only those of FREE."""
     if any(argument in ("-m", "--multirun") for argument in arguments):
         return sweeps.placed(arguments)
+    if not FIRST:  # Lightning starts further ranks with the first one's arguments, and the first keeps the log
+        return [*arguments, "hydra/job_logging=stdout"]
     folder = next((argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")), "")
     if not folder or folder == "null":
         return arguments
@@ -26,6 +33,10 @@ def resumed(arguments: list[str]) -> list[str]:
     if not saved.is_file():
         raise Mistake(f"resume={folder} is no run's folder: it has no .hydra/overrides.yaml")
     own = [option for option in OmegaConf.to_container(OmegaConf.load(saved)) if not option.startswith("resume=")]
+    for argument in arguments:
+        if not argument.lstrip("+").startswith(FREE) and argument not in own:
+            name = argument.lstrip("+").partition("=")[0]
+            raise Mistake(f"{name} is fixed once a run has begun: leave it out beside resume=, or start a new run")
     place = folder.replace("\\", "\\\\").replace("'", "\\'")
     return [*own, *arguments, f"hydra.run.dir='{place}'", "hydra.output_subdir=null"]  # Hydra's own files are not cut for it
 
@@ -42,7 +53,7 @@ def explained(error: Exception, cfg: DictConfig) -> Exception:
     if isinstance(error, Mistake):
         return error
     if isinstance(error, FloatingPointError):
-        return Mistake(f"{error}; the last checkpoint is from before it")
+        return Mistake(str(error))
     if no_space(error):
         return Mistake(f"no space left on the disk ({error}): make room and go on with resume=<the run's folder>")
     if "out of memory" in str(error).lower() or "allocate memory" in str(error) or isinstance(error, MemoryError):
@@ -101,7 +112,7 @@ def main(cfg: DictConfig) -> float:
         except Exception as error:
             if (clear := explained(error, cfg)) is error:
                 raise
-            raise clear from error
+            raise clear from None
 
 
 if __name__ == "__main__":
