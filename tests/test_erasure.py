@@ -107,3 +107,102 @@ def test_mixed_precision_trains_too(build, source, walker):
     after = module.edit()
     assert all(tensor.dtype == torch.float32 for tensor in after.values())
     assert not [name for name in before if torch.equal(before[name], after[name])]
+
+
+def losses_and_edit(module, precision=torch.float32, steps=3):
+    """A few bare steps of the pool, one of whose batches needs f and one does not."""
+    module.report = lambda *args: None
+    optimizer = torch.optim.Adam([p for p in module.student.parameters() if p.requires_grad], 1e-3)
+    losses = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", precision, enabled=precision is not torch.float32):
+            loss = module.training_step(draws(concepts=2, staggered=True, batch=3).at(step), step)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses), {name: tensor.clone() for name, tensor in module.edit().items()}
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_gradient_checkpointing_keeps_fewer_activations_and_changes_nothing(tiny_folder, precision):
+    from conftest import parts
+
+    from esd.bench import Held
+    from esd.models import load
+
+    found, held = [], []
+    for checkpointing in (False, True):
+        concepts = [Concept("pizza"), Concept("cat", erase_from="animal")]
+        module, _, student, *_ = parts(load(str(tiny_folder), "tiny"), concepts, source="pool")
+        if checkpointing:
+            student.enable_gradient_checkpointing()
+        found.append(losses_and_edit(module, precision))
+        with Held() as memory, torch.autocast("cpu", precision, enabled=precision is not torch.float32):
+            loss = module.training_step(draws(concepts=2, staggered=True, batch=3).at(3), 3)
+            held.append(memory.now)
+        del loss
+    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-7)
+    assert held[1] < 0.7 * held[0]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_autograd_goes_no_deeper_than_the_first_trained_layer(tiny_folder, checkpointing):
+    """Below the first attention to the text nothing is kept for a backward pass, nor after gradient checkpointing's."""
+    from conftest import parts
+
+    from esd.models import load
+
+    module, teacher, student, *_ = parts(load(str(tiny_folder), "tiny"), [Concept("pizza")], source="student")
+    if checkpointing:
+        student.enable_gradient_checkpointing()
+    module.report = lambda *args: None
+    needs: dict[str, list[bool]] = {}
+    for name, part in student.named_modules():
+        part.register_forward_hook(
+            lambda part, args, out, name=name: (
+                needs.setdefault(name, []).append(out.requires_grad)
+                if torch.is_grad_enabled() and isinstance(out, torch.Tensor)
+                else None
+            )
+        )
+    module.training_step(draws().at(0), 0).backward()
+    first = next(iter(module.trained)).removesuffix(".weight")  # down_blocks.0.attentions.0.….attn2.to_q
+    names = list(needs)  # in the order of computation
+    assert "attn2" in first and len(names[: names.index(first)]) > 5
+    for name in names[: names.index(first)]:
+        assert not any(needs[name]), f"{name} comes before the first trained layer"
+    assert all(needs[first]) and all(needs["conv_out"])
+    assert {name for name, p in student.named_parameters() if p.grad is not None} == set(module.trained)
+
+
+def test_compiled_in_place_it_computes_the_same(tiny_folder):
+    """Teacher and student, at the several batch sizes of a pool, without naming their weights anew."""
+    from conftest import parts
+
+    from esd.models import load
+
+    found = []
+    for compiled in (False, True):
+        concepts = [Concept("pizza"), Concept("cat", erase_from="animal")]
+        module, teacher, student, *_ = parts(load(str(tiny_folder), "tiny"), concepts, source="pool")
+        names = list(student.state_dict())
+        for denoiser in (teacher, student) if compiled else ():
+            denoiser.compile(backend="eager")
+        found.append(losses_and_edit(module))
+        assert list(student.state_dict()) == names and set(module.edit()) == set(module.trained)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("option", ["gradient_checkpointing=true", pytest.param("compile=true", marks=pytest.mark.slow)])
+def test_a_run_with_the_option_leaves_the_same_edit(esd, tiny_folder, tmp_path, option):
+    from safetensors.torch import load_file
+
+    for folder, extra in (("plain", []), ("with", [option])):
+        done = esd(
+            "train", "concept=pizza", f"model.path={tiny_folder}", "model.precision=32-true", "sampling_steps=4", "steps=3",
+            "batch=3", "logger=none", "evaluate=false", f"hydra.run.dir={tmp_path / folder}", *extra,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    plain, other = (load_file(tmp_path / folder / "edit.safetensors") for folder in ("plain", "with"))
+    torch.testing.assert_close(plain, other, rtol=1e-4, atol=1e-6)
