@@ -165,16 +165,20 @@ def sweep(model, folder: Path, steps: int, timed: int) -> dict:
 
 
 def memory() -> dict:
-    """Bytes of weights and optimiser state beyond one U-Net for ESD-x on Stable Diffusion 1.4's configuration: each storage
-    that teacher, student and Adam hold after a step, counted once. (Weights that were never initialised do: their number
-    matters, not their values.)"""
+    """ESD-x on Stable Diffusion 1.4's configuration; its weights stay as the memory was found: their number matters."""
     from esd.models.sizes import sd14_unet
 
     with torch.device("meta"):
         teacher = sd14_unet()
     teacher = teacher.to_empty(device="cpu")
+    return beyond(teacher, layers.select(teacher, layers.Rule(**ESD_X)))
+
+
+def beyond(teacher: nn.Module, trained: list[str]) -> dict:
+    """Bytes of weights and optimiser state beyond one U-Net: each storage that teacher, student and Adam hold after a step,
+    counted once."""
     one = held_by(teacher.state_dict().values())
-    student = layers.student_of(teacher, layers.select(teacher, layers.Rule(**ESD_X)))
+    student = layers.student_of(teacher, trained)
     moving = [p for p in student.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(moving, 1e-5)
     for parameter in moving:
@@ -182,8 +186,8 @@ def memory() -> dict:
     optimizer.step()
     tensors = [*teacher.state_dict().values(), *student.state_dict().values()]
     tensors += [value for state in optimizer.state.values() for value in state.values()]
-    beyond = held_by(tensors) - one
-    return {"one U-Net": one, "beyond it": beyond, "ratio": beyond / one}
+    more = held_by(tensors) - one
+    return {"one U-Net": one, "beyond it": more, "ratio": more / one}
 
 
 def held_by(tensors) -> int:
