@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler
 
 from esd.cache import Store, noise_seeds
 from esd.concepts import Concept, Draws
-from esd.trajectories import Walks
+from esd.trajectories import Cache, Walks
 
 
 def draws(**kwargs):
@@ -136,6 +136,17 @@ def test_the_cache_is_read_again_and_keyed_by_what_it_depends_on(tiny, tmp_path)
         next(tiny.denoiser.parameters()).add_(1e-3)
     store(tmp_path).get(source, 0, 0, lambda n: None)
     assert len(list(tmp_path.glob("*.safetensors"))) == 6
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_walks_of_any_precision_are_trained_on_in_mixed_precision(tiny, tmp_path, dtype):
+    source, module = walks_of(tiny)
+    kept = store(tmp_path, dtype=dtype).get(source, 0, 0, lambda n: None)
+    draw = draws(walks=3).at(0)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):  # which stacks no float16 on a processor
+        examples = Cache([[kept]], module.phrases).examples(draw)
+    for tensor, whole in zip(examples, kept, strict=True):
+        assert tensor.dtype == torch.float32 and torch.equal(tensor, whole[draw.noise, draw.position].float())
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
