@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 PY := .venv/bin/python
 export WANDB_SILENT := true
 
-.PHONY: help setup demo test bench bench-quality sweep gallery model-quality pretrain
+.PHONY: help setup demo test faults bench bench-quality sweep gallery model-quality pretrain
 
 help:  ## these lines
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,6 +22,9 @@ demo: setup  ## erase pizza from the embedded model: the main job, on a laptop
 
 test: setup  ## all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile
+
+faults: setup  ## kill -9, signals, full disks, damaged files, …, each tried many times: a table
+	OMP_NUM_THREADS=1 $(PY) tests/faults/table.py
 
 bench: setup  ## what an erasure costs with each source of x_t: a table and outputs/bench.json
 	$(PY) -m esd.bench

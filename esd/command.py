@@ -58,6 +58,14 @@ def fast_precision() -> str:
     return "bf16-mixed" if native else "32-true"
 
 
+def free_determinism() -> str | bool:
+    """warn (deterministic algorithms wherever there are any) without a GPU, where that costs nothing; false with one."""
+    import torch
+
+    return False if torch.cuda.is_available() else "warn"
+
+
+OmegaConf.register_new_resolver("free_determinism", free_determinism, replace=True)
 OmegaConf.register_new_resolver("fast_precision", fast_precision, replace=True)
 OmegaConf.register_new_resolver("slug", slug, replace=True)
 OmegaConf.register_new_resolver("fresh", fresh, replace=True)

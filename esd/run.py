@@ -9,7 +9,9 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -76,6 +78,7 @@ def source_of(cfg: DictConfig, module_parts: tuple, walks: Walks) -> Fresh | Poo
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("Rolling out", total=len(pairs) * options.walks * len(walks.sampler))
         found = {pair: store.get(walks, *pair, lambda n: progress.advance(task, n)) for pair in pairs}
+    walks.model.denoiser.cpu()  # what the student shares with it goes back to the device with the student
     rows = [
         [found[k, j if (k, j) in found else 0] for j in range(len(phrases.templates))] for k in range(len(phrases.concepts))
     ]
@@ -139,6 +142,7 @@ def record_of(cfg: DictConfig, concepts: list[Concept], base_hash: str) -> dict:
         "seed": cfg.seed,
         "preserve": OmegaConf.to_container(cfg, resolve=True)["preserve"],
         "preserve_weight": cfg.preserve_weight,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "command": shlex.join(["python", "-m", "esd.train", *options(HydraConfig.get().overrides.task)]),
         "versions": {"python": platform.python_version(), **{name: installed(name) for name in packages}},
     }
@@ -160,6 +164,26 @@ def die_with_parent() -> None:
     """On Linux, end this rank where the first is gone: a collective may wait for it for half an hour."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+@contextmanager
+def undetermined() -> Iterator[list[str]]:
+    """The operations that torch says it has no deterministic algorithm for, collected; other warnings are shown as ever."""
+    found: list[str] = []
+    shown = warnings.showwarning
+
+    def show(message, *args, **kwargs) -> None:
+        text = str(message)
+        if "does not have a deterministic implementation" in text:
+            found.append(text.split()[0])
+        else:
+            shown(message, *args, **kwargs)
+
+    warnings.showwarning = show
+    try:
+        yield found
+    finally:
+        warnings.showwarning = shown
 
 
 def dismiss(trainer: Trainer) -> None:
@@ -186,12 +210,6 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
         student.enable_gradient_checkpointing()
     for denoiser in (model.denoiser, student) if cfg.compile else ():
         denoiser.compile()  # in place: the names of its weights stay
-    parts = (model, sampler, phrases, cfg.guidance, model.denoiser, student)
-    source = source_of(cfg, parts, Walks(*parts))
-    module = Erasure(
-        model, student, trained, phrases, sampler, source, instantiate(cfg.optimizer), instantiate(cfg.schedule)
-    )  # fmt: skip
-    checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoint_minutes, signals)
     trainer = instantiate(
         cfg.trainer,
         _convert_="all",
@@ -205,6 +223,15 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+    for part in (model.denoiser, phrases, sampler):
+        part.to(trainer.strategy.root_device)  # where a cache is rolled out
+    parts = (model, sampler, phrases, cfg.guidance, model.denoiser, student)
+    source = source_of(cfg, parts, Walks(*parts))
+    module = Erasure(
+        model, student, trained, phrases, sampler, source, instantiate(cfg.optimizer), instantiate(cfg.schedule)
+    )  # fmt: skip
+    checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoint_minutes, signals)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a help for debugging, at a cost
     module.to(trainer.strategy.root_device)
     mixed = trainer.precision_plugin.forward_context
     with mixed():
@@ -231,7 +258,8 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
             walks=cfg.trajectories.get("walks"), staggered=cfg.trajectories.name == "pool",
             rank=trainer.global_rank, world=trainer.world_size, start=done,
         )  # fmt: skip
-        trainer.fit(module, DataLoader(draws, batch_size=None), ckpt_path=path, weights_only=True)
+        with undetermined() as exceptions:
+            trainer.fit(module, DataLoader(draws, batch_size=None), ckpt_path=path, weights_only=True)
         if not trainer.is_global_zero:
             return math.nan
         if done == cfg.steps:  # nothing was left to train, and Lightning calls no callback
@@ -240,6 +268,7 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
         save_edit(folder / "edit.safetensors", edit)
         examples = cfg.steps * cfg.batch * trainer.world_size
         metrics = {"training_seconds": round(checkpoints.seconds, 2), "steps": cfg.steps, "examples": examples}
+        metrics["not_deterministic"] = sorted(set(exceptions))
         if cfg.evaluate and cfg.model.name == "emoji":
             asked = [c.text for c in concepts], [c.erase_from for c in concepts]
             with mixed():

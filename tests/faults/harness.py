@@ -2,20 +2,25 @@
 
 The server (python harness.py) reads one JSON request a line and answers each with one line:
 
-    {"cwd", "arguments", "env", "kill": {"event": n, "cut": share} | {"after": seconds} | null,
-     "signal": {"event": n, "number": signum} | null, "fail": {"event": n} | null, "command": "train"}
+    {"cwd", "arguments", "command": "train", "env": {…},
+     "kill": {"event": n, "cut": share, "others": bool} | {"after": seconds},
+     "signal": {"event": n, "number": signum}, "fail": {"event": n}, "memory": GB}
     → {"code", "seconds", "events": [label, …], "steps", "out", "err"}
 
 Events are the moments at which a run is struck, counted in the run's own process: each forward of a denoiser, and each
 operation on a file of its folders, labelled by what is going on. `kill` strikes with SIGKILL just before event n; where the
-event is a file being synced, `cut` leaves that share of it, as a kill in the middle of writing it does. `after` strikes by
-the clock, from outside.
+event is a file being synced, `cut` leaves that share of it, as a kill in the middle of writing it does; `others` strikes
+the processes that the run has started instead of itself. `after` strikes by the clock, from outside. `fail` is a full disk
+at event n and ever after; `memory` is all the address space that the run may have beyond what the server has.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -47,6 +52,8 @@ class Server:
 
 
 # The server's side
+
+NO_FILE = ("drawing", "step", "roll-out")  # events that are a forward
 
 
 def label(path: str) -> str:
@@ -81,8 +88,8 @@ class Watch:
                 os.kill(int(pid), signal.SIGKILL)
         if self.signal.get("event") == number:
             os.kill(os.getpid(), self.signal["number"])
-        if self.fail.get("event") == number:
-            raise OSError(28, "No space left on device")
+        if what not in NO_FILE and number >= self.fail.get("event", math.inf):
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     def audit(self, name: str, arguments: tuple) -> None:
         if name in ("open", "os.rename", "os.remove", "os.mkdir"):
@@ -147,6 +154,9 @@ def child(request: dict, report: Path) -> int:
     os.environ.update(request.get("env") or {})
     watch = Watch(request)
     watch.install()
+    if request.get("memory"):
+        has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (has + int(request["memory"] * 2**30),) * 2)
     sys.argv = [f"esd.{request['command']}", *request["arguments"]]
     code = 0
     try:

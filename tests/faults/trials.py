@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness import Server
+import torch
+from harness import NO_FILE, Server
 
 STEPS, EVERY = 6, 2
 SMALL = (
@@ -61,6 +65,7 @@ class Straight:
     edit: bytes
     events: list[str]
     seconds: float
+    kilobytes: float  # that it left on the disk
 
 
 def run_folder(cwd: Path) -> Path | None:
@@ -93,7 +98,8 @@ class Faults:
             done = self.server.run(cwd, *self.arguments(case))
             assert done["code"] == 0, done["err"][-2000:]
             edit = (run_folder(cwd) / "edit.safetensors").read_bytes()
-            self.known[case] = Straight(self.arguments(case), edit, done["events"], done["seconds"])
+            size = sum(path.stat().st_size for path in cwd.rglob("*") if path.is_file()) / 1024
+            self.known[case] = Straight(self.arguments(case), edit, done["events"], done["seconds"], size)
         return self.known[case]
 
     def go_on(self, cwd: Path, **request) -> dict:
@@ -177,3 +183,100 @@ class Faults:
         if outcome.wrong or outcome.lost:
             return outcome
         return self.verdict(outcome, cwd, straight, self.go_on(cwd, anew=straight.arguments), had)
+
+    def full_disk(self, number: int) -> Outcome:
+        """No space left from some write on: on a disk that really is full where we may mount one, else by injected errors."""
+        rng = random.Random(f"{self.seed} disk {number}")
+        case = list(CASES)[number % len(CASES)]
+        straight = self.straight(case)
+        disk = self.place()
+        disk.mkdir()
+        cwd = disk / "run"
+        real = number % 2 == 0 and mounted(disk, straight.kilobytes * rng.uniform(0.1, 0.95))
+        try:
+            if real:
+                fail = {}
+            else:
+                fail = {"fail": {"event": rng.choice([n for n, label in enumerate(straight.events) if label not in NO_FILE])}}
+            done = self.server.run(cwd, *straight.arguments, **fail)
+            outcome = Outcome("full disk" if real else "full disk, injected", said=[case, str(fail)])
+            lines = done["err"].strip().splitlines()
+            if done["code"] == 0 and not lines:
+                outcome.struck = False
+            elif done["code"] != 2 or len(lines) != 1 or "o space left" not in lines[0]:
+                outcome.wrong = f"exit {done['code']}, said {lines[-4:]}"
+            if real:
+                subprocess.run(["mount", "-o", "remount,size=1g", str(disk)], check=True)
+            if outcome.struck and not outcome.wrong:
+                folder = run_folder(cwd)
+                had = newest_step(folder) if folder else 0
+                outcome = self.verdict(outcome, cwd, straight, self.go_on(cwd, anew=straight.arguments), had)
+            return outcome
+        finally:
+            if real:
+                subprocess.run(["umount", str(disk)], check=True)
+
+    def damaged(self, number: int) -> Outcome:
+        """A file cut short, emptied, or with a bit flipped, at each read: a checkpoint, the cache, an edit."""
+        rng = random.Random(f"{self.seed} damage {number}")
+        what = ("checkpoint", "cache", "edit")[number % 3]
+        how = ("cut short", "bit flipped", "emptied")[number // 3 % 3]
+        case = rng.choice([case for case in CASES if what != "cache" or "cache" in case])
+        straight = self.straight(case)
+        cwd = self.place()
+        last = [n for n, label in enumerate(straight.events) if label == "step"][-1]
+        done = self.server.run(cwd, *straight.arguments, kill=None if what == "edit" else {"event": last})
+        folder = run_folder(cwd)
+        names = {"checkpoint": f"checkpoints/step={newest_step(folder)}.ckpt", "edit": "edit.safetensors"}
+        file = rng.choice(sorted(cwd.glob("outputs/cache/*.safetensors"))) if what == "cache" else folder / names[what]
+        content = bytearray(file.read_bytes())
+        if how == "cut short":
+            content = content[: rng.randrange(1, len(content))]
+        elif how == "emptied":
+            content = b""
+        else:
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        file.write_bytes(content)
+        outcome = Outcome(f"{what} {how}", said=[case, str(number)])
+        if what == "edit":
+            asked = (f"edit={folder.relative_to(cwd)}", "prompt=a pizza", f"model.path={self.model}", "sampling_steps=2")
+            done = self.server.run(cwd, *asked, command="sample")
+            lines = done["err"].strip().splitlines()
+            if done["code"] != 2 or len(lines) != 1 or "damaged or cut short" not in lines[0]:
+                outcome.wrong = f"exit {done['code']}, said {lines[-4:]}"
+            return outcome
+        had = newest_step(folder) - (EVERY if what == "checkpoint" else 0)
+        return self.verdict(outcome, cwd, straight, self.go_on(cwd, anew=straight.arguments), had)
+
+    def not_finite(self, number: int) -> Outcome:
+        """A learning rate that bursts: one line, and no checkpoint that is not finite."""
+        case = list(CASES)[number % len(CASES)]
+        cwd = self.place()
+        done = self.server.run(cwd, *self.arguments(case), "checkpoint_every=1", f"lr={('1e10', '1e19', '1e30')[number % 3]}")
+        outcome = Outcome("loss or weights not finite", said=[case])
+        lines = done["err"].strip().splitlines()
+        if done["code"] != 2 or len(lines) != 1 or "not finite" not in lines[0]:
+            outcome.wrong = f"exit {done['code']}, said {lines[-4:]}"
+        for path in run_folder(cwd).glob("checkpoints/*"):
+            if not all(tensor.isfinite().all() for tensor in torch.load(path, weights_only=True)["state_dict"].values()):
+                outcome.wrong = f"{path.name} is not finite"
+        if list(cwd.rglob("edit.safetensors")):
+            outcome.wrong = "an edit was saved"
+        return outcome
+
+    def out_of_memory(self, number: int) -> Outcome:
+        case = list(CASES)[number % len(CASES)]
+        done = self.server.run(self.place(), *self.arguments(case), "batch=10000", memory=0.3)
+        outcome = Outcome("out of memory", said=[case])
+        lines = done["err"].strip().splitlines()
+        if done["code"] != 2 or len(lines) != 1 or "out of memory: lower batch (now 10000)" not in lines[0]:
+            outcome.wrong = f"exit {done['code']}, said {lines[-4:]}"
+        return outcome
+
+
+def mounted(folder: Path, kilobytes: float) -> bool:
+    """Whether a disk of this size could be mounted there."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return False
+    command = ["mount", "-t", "tmpfs", "-o", f"size={int(kilobytes)}k", "tmpfs", str(folder)]
+    return subprocess.run(command, capture_output=True).returncode == 0

@@ -1,0 +1,86 @@
+"""make faults: every fault, tried many times on real runs. Prints what was tried how often, what was lost and what was wrong.
+
+python tests/faults/table.py [--kills 200] [--others 36] [--seed 0] [--workers 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from harness import ROOT, Server
+from trials import Faults, Outcome
+
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
+
+
+def tried(options: argparse.Namespace, model: Path, folder: Path) -> list[Outcome]:
+    """All trials, spread over workers with a server each."""
+    rare = max(1, options.others // 6)
+    plan = queue.SimpleQueue()
+    for method, times in (
+        ("killed", options.kills), ("signalled", options.others), ("full_disk", options.others), ("damaged", options.others),
+        ("not_finite", rare), ("out_of_memory", rare),
+    ):  # fmt: skip
+        for number in range(times):
+            plan.put((method, number))
+    outcomes, started = [], time.monotonic()
+
+    def work(name: str) -> None:
+        server = Server()
+        (folder / name).mkdir()
+        faults = Faults(server, model, folder / name, options.seed)
+        while True:
+            try:
+                method, number = plan.get_nowait()
+            except queue.Empty:
+                break
+            try:
+                outcome = getattr(faults, method)(number)
+            except Exception as error:  # noqa: BLE001  (a trial that breaks is a trial that failed)
+                outcome = Outcome(method, wrong=f"{type(error).__name__}: {error}")
+            outcomes.append(outcome)
+            if outcome.lost or outcome.wrong:
+                print(f"{method} {number}: {outcome}", flush=True)
+            elif len(outcomes) % 25 == 0:
+                print(f"{len(outcomes)} tried in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+        server.close()
+
+    workers = [threading.Thread(target=work, args=(str(n),)) for n in range(options.workers)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return outcomes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--others", type=int, default=36, help="signals, full disks and damaged files, of each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1))
+    options = parser.parse_args()
+    from conftest import tiny_pipeline
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = tiny_pipeline(Path(folder) / "tiny")
+        outcomes = tried(options, model, Path(folder))
+    print("| fault | tried | lost | wrong |\n|---|---|---|---|")
+    for fault in sorted({outcome.fault for outcome in outcomes}):
+        struck = [
+            outcome for outcome in outcomes if outcome.fault == fault and (outcome.struck or outcome.lost or outcome.wrong)
+        ]
+        lost, wrong = (sum(bool(getattr(outcome, kind)) for outcome in struck) for kind in ("lost", "wrong"))
+        print(f"| {fault} | {len(struck)} | {lost} | {wrong} |")
+    sys.exit(any(outcome.lost or outcome.wrong for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    main()
