@@ -1,122 +1,371 @@
 """python -m esd.bench_quality: do the cheaper sources of x_t erase as well as the paper's? About an hour on 2 cores.
 
-Six concepts (four objects, a style, a category) × ESD-x and ESD-u × three seeds, each trained by every source from the
-same start, (a) for the same number of steps at the same batch, (b) for the same training time. Prints what is still seen
-of the concept and what is kept of the rest, with 95 % intervals over all pictures; writes outputs/bench-quality.json
-after every run, and goes on from there.
+Six concepts (four objects, a style, a category) × ESD-x and ESD-u × three seeds, each trained by every source from the same
+start. Three parts, which can be chosen with --part:
+
+    equal-steps    the same number of optimiser steps at the same batch
+    equal-time     the same training time: what the default source takes for these steps (the student source also at the
+                   paper's batch of 1, where its steps are cheapest)
+    until-erased   ESD-x: training time until the concept is seen in at most 3 %, each source at its own best batch and
+                   learning rate, tuned on other concepts. Not in the hour: another one
+
+Two processes of one thread each do the runs: more robust than one of two threads, and every run has the same company. A
+roll-out of the cache and the drawing and judging of pictures do not count as training time. After every run
+outputs/bench-quality.json is written, from which a repeated command goes on; the tables are of what is there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import statistics
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
-from esd.quiet import quiet
+from esd.bench import ESD_U, ESD_X, SOURCES, Loop, mixed, store_in
+from esd.emoji import protocol
+from esd.metrics.counts import counted, spread
+from esd.protocols import Row
 
 CONCEPTS = ["pizza", "owl", "rocket", "umbrella", "twemoji style", "weapon"]
-RULES = {
-    "esd-x": {"name": "esd-x", "include": [r"\.attn2\."], "modules": ["Linear"]},
-    "esd-u": {"name": "esd-u", "exclude": [r"\.attn2\."], "modules": ["Linear", "Conv2d"]},
-}
+OTHERS = ["cat", "guitar"]  # what batch and learning rate are tuned on
+RULES = {"esd-x": ESD_X, "esd-u": ESD_U}
 LR = {"esd-x": 2e-4, "esd-u": 5e-5}
-SOURCES = {
-    "student": ("student", ""),
-    "pool frozen": ("pool", "frozen"),
-    "pool student": ("pool", "student"),
-    "cache": ("cache", ""),
+DEFAULT = "pool, frozen walks"
+PARTS = ("equal-steps", "equal-time", "until-erased")
+TRIED = {  # batch and learning rate, source by source
+    "student": ((1, 4), (2e-4, 4e-4, 8e-4)),
+    **dict.fromkeys(list(SOURCES)[1:], ((4, 10, 20), (2e-4, 4e-4, 8e-4))),
 }
-BATCH = 10
+SEEN = 0.03  # of the pictures, at most: erased
+LEFT = 0.8  # of what the base model gets right of other objects, at least: or batch and learning rate are no good
+GROWS = (1.2, 1.5)  # the next look comes at so many times the training time; the second while most still show the concept
 
 
-def trained(model, store, concept: str, layers: str, seed: int, source: str, steps: int, seconds: float):
-    """A bare loop of this source, for `steps` steps or for `seconds` of training, whichever ends first; (loop, took, made)."""
-    from esd.bench import Loop
+class Run(NamedTuple):
+    """One training. Its key in the results is all of it."""
 
-    loop = Loop(model, concept, *SOURCES[source], BATCH, seed, LR[layers], store, RULES[layers])
-    took, made = 0.0, 0
-    while made < steps and took < seconds:
-        took += loop.run(1)
-        made += 1
-    return loop, took, made
+    part: str
+    concept: str
+    layers: str
+    seed: int
+    source: str
+    batch: int
+    lr: float
+
+    @property
+    def key(self) -> str:
+        return "/".join(map(str, self))
 
 
-def judged(model, denoiser, concept: str) -> dict:
-    """Counts of the concept still seen and of the other objects kept, from the same noise for every run."""
-    from esd.emoji import protocol
+class Look(NamedTuple):
+    """How much is drawn and judged: pictures of the concept by name (and as many in styles), one picture each of every
+    `every`-th other object, in so many DDIM steps."""
 
-    rows = [row for row in protocol.rows([concept], 12, 1) if row.group != "kept_styles"]
-    rows = [row for row in rows if row.group != "kept"] + [row for row in rows if row.group == "kept"][::2]
-    found = protocol.judged(rows, protocol.draw(model, denoiser, rows))
-    seen = [found[group] for group in ("erased", "erased_styled") if group in found]
+    pictures: int
+    every: int
+    steps: int
+
+
+class Bench:
+    """What a worker keeps between runs."""
+
+    def __init__(self, folder: str, walks: int, look: Look):
+        import torch
+
+        from esd import models
+
+        torch.set_num_threads(1)
+        self.model, self.store, self.look = models.load(None, "emoji"), store_in(Path(folder), walks), look
+
+    def loop(self, run: Run) -> Loop:
+        return Loop(
+            self.model, run.concept, run.source, run.batch, self.store,
+            seed=run.seed, lr=run.lr, rule=RULES[run.layers], spread=False,
+        )  # fmt: skip
+
+    def rows(self, concept: str) -> tuple[list[Row], list[Row]]:
+        """Pictures of the concept, those that are looked at first spread over the phrasings; and of other objects."""
+        asked = protocol.rows([concept], self.look.pictures, 1)
+        gone = [row for row in asked if row.group in ("erased", "erased_styled")]
+        return gone[::3] + gone[1::3] + gone[2::3], [row for row in asked if row.group == "kept"][:: self.look.every]
+
+    def judged(self, denoiser, rows: list[Row]) -> list[int]:
+        """[in how many pictures the judge sees what was asked, of how many], from the same noise for every run."""
+        from esd.sampling import sample
+
+        prompts, seeds = [row.prompt for row in rows], [row.seed for row in rows]
+        with mixed():
+            drawn = sample(self.model, denoiser, prompts, seeds, steps=self.look.steps, guidance=protocol.GUIDANCE)
+        found = [figure for figure in protocol.judged(rows, drawn).values() if "hits" in figure]
+        return [sum(figure["hits"] for figure in found), sum(figure["of"] for figure in found)]
+
+    def outcome(self, denoiser, concept: str) -> dict:
+        return {name: self.judged(denoiser, rows) for name, rows in zip(("seen", "kept"), self.rows(concept), strict=True)}
+
+    def base(self, concept: str) -> dict:
+        return self.outcome(self.model.denoiser, concept)
+
+    def trained(self, run: Run, steps: float, seconds: float) -> dict:
+        """So many steps, or so much training time, whichever ends first; and what came of it."""
+        loop, took, made = self.loop(run), 0.0, 0
+        while made < steps and took < seconds:
+            took += loop.run(1)
+            made += 1
+        return {"steps": made, "seconds": took, **self.outcome(loop.module.student, run.concept)}
+
+    def until_erased(self, run: Run, limit: float) -> dict:
+        """Looks at the pictures at ever later times until at most 3 % show the concept; "erased": whether that came before
+        `limit` seconds of training. A third of the pictures first, and the rest only where these are good enough."""
+        loop, took, made, due = self.loop(run), 0.0, 0, 1.0
+        gone, kept = self.rows(run.concept)
+        third, allowed = -(-len(gone) // 3), math.floor(SEEN * len(gone))
+        while True:
+            while took < min(due, limit):
+                took += loop.run(1)
+                made += 1
+            first = self.judged(loop.module.student, gone[:third])[0]
+            seen = first + (self.judged(loop.module.student, gone[third:])[0] if first <= allowed else 0)
+            if seen <= allowed or took >= limit:
+                break
+            due = took * GROWS[first > third / 2]
+        result = {"erased": seen <= allowed, "steps": made, "seconds": took}
+        if first > allowed:  # the rest was not looked at
+            return {**result, **self.outcome(loop.module.student, run.concept)}
+        return {**result, "seen": [seen, len(gone)], "kept": self.judged(loop.module.student, kept)}
+
+
+_kept: dict = {}  # of a worker
+
+
+def _start(*args) -> None:
+    _kept["bench"] = Bench(*args)
+
+
+def _work(task: tuple[str, str, tuple]) -> dict:
+    """In a worker: a method of Bench, with its arguments."""
+    method, _, args = task
+    return getattr(_kept["bench"], method)(*args)
+
+
+def equal_steps(found: dict, sizes: dict) -> Iterator[tuple]:
+    for seed in range(sizes["seeds"]):  # seed by seed: a table of one is there early
+        for concept in sizes["concepts"]:
+            for layers in RULES:
+                for source in SOURCES:
+                    run = Run("equal-steps", concept, layers, seed, source, sizes["batch"], LR[layers])
+                    yield "trained", run.key, (run, sizes["steps"], math.inf)
+
+
+def equal_time(found: dict, sizes: dict) -> Iterator[tuple]:
+    """After equal-steps, which says how long that is."""
+    for seed in range(sizes["seeds"]):
+        for concept in sizes["concepts"]:
+            for layers in RULES:
+                like = [Run("equal-steps", c, layers, 0, DEFAULT, sizes["batch"], LR[layers]) for c in sizes["concepts"]]
+                seconds = statistics.median(found[run.key]["seconds"] for run in like)
+                for source, batch in [("student", 1), *((source, sizes["batch"]) for source in SOURCES)]:
+                    run = Run("equal-time", concept, layers, seed, source, batch, LR[layers])
+                    yield "trained", run.key, (run, math.inf, seconds)
+
+
+def tuning(found: dict, sizes: dict) -> Iterator[tuple]:
+    for concept in sizes["others"]:
+        for source, (batches, rates) in sizes["tried"].items():
+            for batch in batches:
+                for lr in rates:
+                    run = Run("tuning", concept, "esd-x", 0, source, batch, lr)
+                    yield "until_erased", run.key, (run, sizes["limit"])
+
+
+def until_erased(found: dict, sizes: dict) -> Iterator[tuple]:
+    """After tuning, which says at which batch and learning rate."""
+    best = tuned(found)
+    for seed in range(sizes["seeds"]):
+        for concept in sizes["concepts"]:
+            for source in best:
+                run = Run("until-erased", concept, "esd-x", seed, source, *best[source])
+                yield "until_erased", run.key, (run, 2 * sizes["limit"])
+
+
+STAGES = {
+    "equal-steps": [equal_steps],
+    "equal-time": [equal_steps, equal_time],
+    "until-erased": [tuning, until_erased],
+}
+
+
+def of(key: str) -> Run:
+    part, concept, layers, seed, source, batch, lr = key.split("/")
+    return Run(part, concept, layers, int(seed), source, int(batch), float(lr))
+
+
+def base_kept(found: dict, concept: str) -> float:
+    hits, asked = found[f"base/{concept}"]["kept"]
+    return hits / asked
+
+
+def tuned(found: dict) -> dict[str, tuple[int, float]]:
+    """For each source the batch and the learning rate that erased the other concepts soonest (geometric mean; those that
+    never did count as twice their time) and left most of the rest; where none left it, the one that left most."""
+    tried: dict[tuple, list[tuple[float, float]]] = {}
+    for key, result in found.items():
+        if key.startswith("tuning/"):
+            run, (hits, asked) = of(key), result["kept"]
+            seconds = result["seconds"] if result["erased"] else 2 * result["seconds"]
+            left = hits / asked / max(base_kept(found, run.concept), 1e-9)
+            tried.setdefault((run.source, run.batch, run.lr), []).append((seconds, left))
+
+    def cost(case: tuple) -> tuple[bool, float]:
+        seconds, left = zip(*tried[case], strict=True)
+        spared = statistics.mean(left)
+        return spared < LEFT, statistics.geometric_mean(seconds) if spared >= LEFT else -spared
+
+    best: dict[str, tuple[int, float]] = {}
+    for source in SOURCES:
+        cases = [case for case in tried if case[0] == source]
+        if cases:
+            best[source] = min(cases, key=cost)[1:]
+    return best
+
+
+def medians(found: dict) -> dict[str, dict]:
+    """Of each source, over the runs until erased: their median time (those that were not erased in time count as longer
+    than any), how many there are, and how many came to it."""
+    times: dict[str, list[float]] = {}
+    for key, result in found.items():
+        if key.startswith("until-erased/"):
+            times.setdefault(of(key).source, []).append(result["seconds"] if result["erased"] else math.inf)
     return {
-        "seen": [sum(f["hits"] for f in seen), sum(f["of"] for f in seen)],
-        "kept": [found["kept"]["hits"], found["kept"]["of"]],
+        source: {"seconds": statistics.median(taken), "runs": len(taken), "erased": sum(map(math.isfinite, taken))}
+        for source, taken in times.items()
     }
 
 
-def table_of(found: dict, title: str, mode: str):
+def ratios(results: dict) -> dict[str, float]:
+    """How many times less training time than the student source each source took, where both are known."""
+    found = medians(results["runs"])
+    base = found.get("student", {}).get("seconds", math.inf)
+    return {
+        source: base / figure["seconds"]
+        for source, figure in found.items()
+        if source != "student" and math.isfinite(base) and math.isfinite(figure["seconds"])
+    }
+
+
+def percent(hits: int, asked: int) -> str:
+    figure = counted(hits, asked)
+    return f"{100 * figure['rate']:.1f} % ({spread(figure)} of {asked})" if asked else "-"
+
+
+def pooled(results: list[dict]) -> list[str]:
+    """Seen and kept over all pictures of these runs, with Wilson's intervals."""
+    return [percent(sum(r[name][0] for r in results), sum(r[name][1] for r in results)) for name in ("seen", "kept")]
+
+
+def tables(found: dict) -> Iterator:
+    """A table for each part of which there is something."""
     from rich.table import Table
 
-    from esd.metrics.counts import counted
-
-    table = Table("source", "layers", "still seen", "kept", "steps", "seconds", title=title, box=None)
-    for layers in RULES:
-        for source in SOURCES:
-            runs = [run for run in found.values() if (run["mode"], run["layers"], run["source"]) == (mode, layers, source)]
-            if not runs:
-                continue
-            cells = []
-            for part in ("seen", "kept"):
-                count = counted(sum(run[part][0] for run in runs), sum(run[part][1] for run in runs))
-                low, high = (100 * x for x in count["interval"])
-                cells.append(f"{100 * count['rate']:.1f} % ({low:.1f} to {high:.1f})")
-            mean = [sum(run[key] for run in runs) / len(runs) for key in ("steps", "seconds")]
-            table.add_row(source, layers, *cells, f"{mean[0]:.0f}", f"{mean[1]:.1f}")
-    return table
+    for part in PARTS:
+        groups: dict[tuple, list[str]] = {}
+        for key in found:
+            if key.startswith(f"{part}/"):
+                run = of(key)
+                groups.setdefault((run.layers, list(SOURCES).index(run.source), run.batch, run.lr), []).append(key)
+        if not groups:
+            continue
+        table = Table("layers", "source", "batch", "lr", "runs", "still seen", "kept", "steps", "seconds", title=part, box=None)
+        concepts = dict.fromkeys(of(key).concept for keys in groups.values() for key in keys)
+        base = [found[f"base/{concept}"] for concept in concepts if f"base/{concept}" in found]
+        table.add_row("", "base model", "", "", str(len(base)), *pooled(base), "0", "0")
+        for (layers, source, batch, lr), keys in sorted(groups.items()):
+            results = [found[key] for key in keys]
+            middle = [statistics.median(result[name] for result in results) for name in ("steps", "seconds")]
+            table.add_row(
+                layers, list(SOURCES)[source], str(batch), f"{lr:g}", str(len(keys)), *pooled(results),
+                f"{middle[0]:.0f}", f"{middle[1]:.1f}",
+            )  # fmt: skip
+        yield table
+    figures = medians(found)
+    for source, figure in figures.items():
+        line = f"until seen in at most {100 * SEEN:.0f} %, {source}: {figure['erased']} of {figure['runs']} runs came to it, "
+        yield line + (
+            f"the median after {figure['seconds']:.1f} s of training" if math.isfinite(figure["seconds"]) else "too few"
+        )
+    for source, ratio in ratios({"runs": found}).items():
+        yield f"  {source} in {ratio:.1f} times less training time than student"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=100)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=PARTS, action="append", help="which, may be repeated; equal-steps and equal-time")
+    parser.add_argument("--steps", type=int, default=50, help="of equal-steps")
+    parser.add_argument("--batch", type=int, default=5, help="of equal-steps and equal-time")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--concepts", nargs="+", default=CONCEPTS)
+    parser.add_argument("--walks", type=int, default=20, help="the cache's")
+    parser.add_argument("--pictures", type=int, default=18, help="of the concept by name, and as many in styles")
+    parser.add_argument("--every", type=int, default=4, help="one picture of every so many other objects")
+    parser.add_argument("--sampling-steps", type=int, default=20, help="of a judged picture")
+    parser.add_argument("--limit", type=float, default=40.0, help="seconds of training that a tuning run may take to erase")
+    parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench-quality.json"))
     options = parser.parse_args()
-    quiet()
-    import tempfile
-
     from rich.console import Console
 
     from esd import models
-    from esd.bench import store_in
+    from esd.command import fail
+    from esd.edits import fingerprint
     from esd.files import write_json
 
-    console, model = Console(highlight=False), models.load(None, "emoji")
-    found = json.loads(options.out.read_text()) if options.out.is_file() else {}
-    runs = [(c, x, s) for s in range(options.seeds) for x in RULES for c in CONCEPTS]
-    console.print(f"{len(runs) * 8} runs, {len(found)} of them done; to {options.out}")
-    with tempfile.TemporaryDirectory() as name:
-        store = store_in(Path(name))
-        started = time.perf_counter()
-        for concept, layers, seed in runs:
-            for mode in ("same steps", "same time"):
-                for source in SOURCES:
-                    key = f"{mode}/{concept}/{layers}/{seed}/{source}"
-                    if key in found:
-                        continue
-                    if mode == "same steps":
-                        limit = (options.steps, float("inf"))
-                    else:  # a fifth of what the student source took: in the whole of it every source is done
-                        limit = (10**9, found[f"same steps/{concept}/{layers}/{seed}/student"]["seconds"] / 5)
-                    loop, took, made = trained(model, store, concept, layers, seed, source, *limit)
-                    run = {"mode": mode, "concept": concept, "layers": layers, "seed": seed, "source": source}
-                    found[key] = {**run, "steps": made, "seconds": took, **judged(model, loop.module.student, concept)}
-                    write_json(options.out, found)
-            console.print(f"{concept}, {layers}, seed {seed}: {time.perf_counter() - started:.0f} s in all")
-    console.print(table_of(found, f"{options.steps} steps of {BATCH}", "same steps"))
-    console.print(table_of(found, "the same training time", "same time"))
+    console = Console(highlight=False)
+    sizes = {"steps": options.steps, "batch": options.batch, "walks": options.walks, "limit": options.limit,
+             "pictures": options.pictures, "every": options.every, "sampling_steps": options.sampling_steps}  # fmt: skip
+    settings = {**sizes, "base": fingerprint(models.load(None, "emoji").denoiser)}
+    results = json.loads(options.out.read_text()) if options.out.is_file() else {"settings": settings, "runs": {}}
+    if results.get("settings") != settings:
+        fail(f"{options.out} was measured with other sizes or another model: remove it, or give --out another name")
+    sizes |= {"seeds": options.seeds, "concepts": options.concepts, "others": OTHERS, "tried": TRIED}
+    found, look = results["runs"], Look(options.pictures, options.every, options.sampling_steps)
+    wanted = options.part or ["equal-steps", "equal-time"]
+    stages = list(dict.fromkeys(stage for part in PARTS if part in wanted for stage in STAGES[part]))
+    concepts = [*options.concepts, *(OTHERS if "until-erased" in wanted else [])]
+
+    def base(found: dict, sizes: dict) -> Iterator[tuple]:
+        for concept in concepts:
+            yield "base", f"base/{concept}", (concept,)
+
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (folder, options.walks, look)
+        spawn = get_context("spawn")
+        with ProcessPoolExecutor(options.workers, mp_context=spawn, initializer=_start, initargs=arguments) as workers:
+            for stage in [base, *stages]:
+                tasks = [task for task in stage(found, sizes) if task[1] not in found]
+                console.print(f"{stage.__name__.replace('_', '-')}: {len(tasks)} runs to do")
+                waiting = {workers.submit(_work, task): task for task in tasks}
+                try:
+                    for n, done in enumerate(as_completed(waiting), 1):
+                        key = waiting[done][1]
+                        found[key] = done.result()
+                        write_json(options.out, results)
+                        minutes = (time.perf_counter() - started) / 60
+                        console.print(f"  {n} of {len(tasks)}, {minutes:.1f} min: {key}", soft_wrap=True)
+                except BaseException:
+                    workers.shutdown(wait=False, cancel_futures=True)
+                    raise
+    for table in tables(found):
+        console.print(table)
+    console.print(f"all runs: {options.out}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
