@@ -46,7 +46,7 @@ console = Console(highlight=False, quiet=not FIRST)
 def concepts_of(cfg: DictConfig) -> tuple[list[Concept], list[Concept]]:
     """What the configuration erases, and what it preserves."""
     erased = pair_up(texts(cfg.concept, "concept"), texts(cfg.erase_from, "erase_from") if cfg.erase_from else [""], cfg.eta)
-    if cfg.preserve is None:
+    if cfg.preserve is None or not cfg.preserve_weight:
         return erased, []
     if cfg.preserve == "auto":
         if cfg.model.name != "emoji":
