@@ -13,6 +13,7 @@ from torch import nn
 from esd import edits, models
 from esd.command import Mistake, slug
 from esd.models.family import Model
+from esd.tables import named
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Candidate:
     name: str
     hash: str
     concepts: tuple[str, ...] = ()
+    erase_from: tuple[str, ...] = ()  # one for each concept, "" the null prompt; none: the null prompt for all
     path: str = ""
     record: dict = field(default_factory=dict, hash=False)
 
@@ -31,7 +33,7 @@ class Candidate:
         """A few words for people."""
         if self.kind != "edit" or not self.record:
             return self.kind if self.kind != "pipeline" else Path(self.path).name
-        about = [", ".join(self.concepts), str(self.record.get("layers", "")), f"η={self.record.get('eta', 1):g}"]
+        about = [named(self.concepts, self.erase_from), str(self.record.get("layers", "")), f"η={self.record.get('eta', 1):g}"]
         return " ".join(filter(None, about))
 
 
@@ -42,7 +44,7 @@ def digest(path: Path) -> str:
 
 
 def of_edit(path: str, concepts: Sequence[str]) -> Candidate:
-    """A file or a run's folder; the concepts are those of its record unless given. Raises Mistake."""
+    """A file or a run's folder; what was erased, and from what, is in its record unless concepts are given. Raises Mistake."""
     edit = edits.read_edit(path)
     file = Path(path).expanduser()
     file = file / "edit.safetensors" if file.is_dir() else file
@@ -50,7 +52,9 @@ def of_edit(path: str, concepts: Sequence[str]) -> Candidate:
     value = digest(file)
     recorded = edit.record.get("concept", ())
     recorded = (recorded,) if isinstance(recorded, str) else tuple(recorded)
-    return Candidate("edit", f"{name}-{value[:8]}", value, tuple(concepts) or recorded, str(path), edit.record)
+    sources = () if concepts else tuple(edit.record.get("erase_from", ()))
+    sources = sources if any(sources) and len(sources) == len(recorded) else ()
+    return Candidate("edit", f"{name}-{value[:8]}", value, tuple(concepts) or recorded, sources, str(path), edit.record)
 
 
 def of_pipeline(path: str, concepts: Sequence[str]) -> Candidate:
@@ -60,7 +64,7 @@ def of_pipeline(path: str, concepts: Sequence[str]) -> Candidate:
     for file in sorted(folder.rglob("*.safetensors")):
         whole.update(digest(file).encode())
     value = whole.hexdigest()
-    return Candidate("pipeline", f"{slug(folder.resolve().name)}-{value[:8]}", value, tuple(concepts), path)
+    return Candidate("pipeline", f"{slug(folder.resolve().name)}-{value[:8]}", value, tuple(concepts), path=path)
 
 
 def listed(paths: Sequence[str], concepts: Sequence[str], negative: bool) -> list[Candidate]:
@@ -68,11 +72,11 @@ def listed(paths: Sequence[str], concepts: Sequence[str], negative: bool) -> lis
     found = [
         (of_pipeline if (Path(path).expanduser() / "model_index.json").is_file() else of_edit)(path, concepts) for path in paths
     ]
-    for about in dict.fromkeys(candidate.concepts for candidate in found) if negative else ():
+    for about, sources in dict.fromkeys((candidate.concepts, candidate.erase_from) for candidate in found) if negative else ():
         if not about:
             raise Mistake("negative=true needs the erased concept: the edit does not say, so give concept=…")
-        value = hashlib.sha256(", ".join(about).encode()).hexdigest()
-        found.append(Candidate("negative prompt", f"negative-{slug(about)}-{value[:8]}", value, about))
+        value = hashlib.sha256(", ".join(about + sources).encode()).hexdigest()
+        found.append(Candidate("negative prompt", f"negative-{slug(about)}-{value[:8]}", value, about, sources))
     return list({candidate.name: candidate for candidate in found}.values())
 
 

@@ -95,7 +95,7 @@ def some(rows: list[Row], at_most: int = 12) -> list[Row]:
         if len(group) < 4 and (row.width, row.height) == (rows[0].width, rows[0].height):
             group.setdefault(row.prompt, row)
     groups = sorted(taken, key=lambda group: not group.startswith("erased"))
-    return [row for group in groups for row in taken[group].values()][:at_most]
+    return list({row.file: row for group in groups for row in taken[group].values()}.values())[:at_most]
 
 
 def picture_grid(folder: Path, rows: list[Row], shown: list[Candidate], file: str) -> None:
@@ -120,7 +120,7 @@ def evaluate(cfg: DictConfig, protocol, found: list[Candidate], command: str) ->
     models.folder_of(cfg.model.path)
     device = torch.device("cuda" if cfg.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu")
     protocol.ready(device)
-    asked = {candidate: protocol.rows(candidate.concepts) for candidate in found}
+    asked = {candidate: protocol.rows(candidate.concepts, candidate.erase_from) for candidate in found}
     model = models.load(cfg.model.path, cfg.model.name)
     if protocol.side not in (None, drawn := model.latent_shape[-1] * model.base.vae_scale_factor):
         raise Mistake(f"protocol={protocol.name} judges pictures of {protocol.side} pixels: {cfg.model.name} draws {drawn}")
@@ -150,8 +150,9 @@ def evaluate(cfg: DictConfig, protocol, found: list[Candidate], command: str) ->
                 for name, whose in (("base", base), ("edit", candidate))
             }
         results[candidate.name] = {
-            "kind": candidate.kind, "title": candidate.title, "concept": list(candidate.concepts), "path": candidate.path,
-            "hash": candidate.hash, "record": candidate.record, "pictures": len({row.file for row in rows}), **figures,
+            "kind": candidate.kind, "title": candidate.title, "concept": list(candidate.concepts),
+            "erase_from": list(candidate.erase_from), "path": candidate.path, "hash": candidate.hash,
+            "record": candidate.record, "pictures": len({row.file for row in rows}), **figures,
             "grid": f"{candidate.name}.png", "command": command,
         }  # fmt: skip
         picture_grid(folder, rows, [base, candidate], f"{candidate.name}.png")

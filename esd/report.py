@@ -20,10 +20,12 @@ from esd import charts
 from esd.command import Mistake, fail
 from esd.files import whole
 from esd.metrics.counts import counted, number, shown, spread
+from esd.tables import named
 
 # What a column is called; other figures go by their own names.
 HEADINGS = {
-    "erased": "seen", "erased_styled": "seen in styles", "kept": "others right", "kept_styles": "styles right",
+    "erased": "seen", "erased_styled": "seen in styles", "kept_source": "source right", "kept": "others right",
+    "kept_styles": "styles right",
     "kept_distance": "others moved", "kept_pixels": "pixels moved", "any": "exposed", "pixels": "pixels moved",
     "erased_lpips": "LPIPS, erased", "kept_lpips": "LPIPS, others", "clip": "CLIP score", "fid": "FID", "kid": "KID",
 }  # fmt: skip
@@ -66,10 +68,6 @@ class Failed:
     command: str
 
 
-def joined(texts: object) -> str:
-    return ", ".join(map(str, texts)) if isinstance(texts, list) else str(texts or "")
-
-
 def of_record(folder: Path, record: dict, metrics: dict, **more) -> Run:
     facts = {key: record[key] for key in ("steps", "batch", "lr", "seed", "preserve", "preserve_weight") if key in record}
     source = record.get("trajectories", "")
@@ -89,15 +87,18 @@ def runs_in(file: Path) -> Iterator[Run]:
     folder = file.parent
     if "results" in metrics:
         for name, result in metrics["results"].items():
-            concept = joined(result["concept"]) + ("" if result["kind"] == "edit" else f" ({result['kind']})")
+            concept = named(result["concept"], result.get("erase_from", [])) + (
+                "" if result["kind"] == "edit" else f" ({result['kind']})"
+            )
             yield of_record(
                 folder / name, result["record"], result, concept=concept, seconds=result["record"].get("training_seconds"),
                 protocol=metrics["protocol"], command=result["command"], grid=folder / result["grid"],
             )  # fmt: skip
     elif "record" in metrics:
         record = metrics["record"]
+        concept = named(record.get("concept", []), record.get("erase_from", []))
         yield of_record(
-            folder, record, metrics, concept=joined(record.get("concept")), seconds=metrics.get("training_seconds"),
+            folder, record, metrics, concept=concept, seconds=metrics.get("training_seconds"),
             protocol=metrics.get("protocol", "none"), command=record.get("command", ""), grid=folder / "grid.png",
         )  # fmt: skip
 

@@ -1,10 +1,18 @@
-"""Figures as tables for the terminal."""
+"""Words and tables for people."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from rich.table import Table
 
 from esd.metrics.counts import shown, spread
+
+
+def named(concepts: Sequence[str], erase_from: Sequence[str]) -> str:
+    """What was erased, for people: "pizza, cat", "bath from nudity"."""
+    sources = erase_from or [""] * len(concepts)
+    return ", ".join(text + (f" from {source}" if source else "") for text, source in zip(concepts, sources, strict=True))
 
 
 def figures_table(protocol, title: str, result: dict) -> Table:

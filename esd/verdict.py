@@ -73,8 +73,8 @@ def report(metrics: dict, folder: Path, concept: str, console: Console) -> None:
 
 
 KEYS = {
-    "erased": "erased/seen", "erased_styled": "erased/seen_styled", "kept": "kept/objects", "kept_styles": "kept/styles",
-    "kept_distance": "kept/distance", "kept_pixels": "kept/pixels",
+    "erased": "erased/seen", "erased_styled": "erased/seen_styled", "kept_source": "kept/source",
+    "kept": "kept/objects", "kept_styles": "kept/styles", "kept_distance": "kept/distance", "kept_pixels": "kept/pixels",
 }  # fmt: skip
 
 

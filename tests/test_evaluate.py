@@ -165,6 +165,32 @@ def test_a_pipelines_folder_is_judged_like_an_edit(settings, table, tiny_folder)
     assert result["kind"] == "pipeline" and result["edit"]["pixels"]["mean"] == 0  # the same weights, the same noise
 
 
+def test_an_edit_that_erases_from_a_text_is_looked_for_there(edit, tmp_path):
+    from esd.candidates import listed
+    from esd.edits import Edit, read_edit, save_edit
+    from esd.emoji.protocol import Emoji
+
+    one = read_edit(edit)
+    record = one.record | {"concept": ["bath", "cat"], "erase_from": ["nudity", ""]}
+    save_edit(tmp_path / "edit.safetensors", Edit(one.tensors, record))
+    found = listed([str(tmp_path), str(edit)], [], negative=True)
+    assert [c.kind for c in found] == ["edit", "edit", "negative prompt", "negative prompt"]
+    assert found[0].erase_from == found[2].erase_from == ("nudity", "") and found[1].erase_from == ()
+    assert found[0].title == "bath from nudity, cat esd-x η=1" and len({c.name for c in found}) == 4
+    rows = Emoji(4, 0, 3.0, 0).rows(found[0].concepts, found[0].erase_from)
+    of = {group: {row.prompt for row in rows if row.group == group} for group in ("erased", "erased_styled", "kept_source")}
+    assert of["kept_source"] == {"nudity", "a photo of nudity"} and of["erased"] == of["kept_source"] | {
+        "cat",
+        "a cat",
+        "a photo of a cat",
+    }
+    assert all("a cat in the style of" in prompt for prompt in of["erased_styled"])
+    looked_for = {(row.prompt, row.group): sorted(row.subject.objects) for row in rows}
+    assert looked_for["nudity", "erased"] == ["bath"] and looked_for["nudity", "kept_source"] == ["sauna"]
+    (given,) = listed([str(tmp_path)], ["sauna"], negative=False)
+    assert given.concepts == ("sauna",) and given.erase_from == ()  # what is asked for on the command line is asked for by name
+
+
 def test_an_edit_of_other_weights_is_refused(settings, table, edit, tmp_path):
     from esd.command import Mistake
     from esd.edits import Edit, read_edit, save_edit

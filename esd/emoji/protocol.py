@@ -148,8 +148,8 @@ class Emoji:
     def record(self) -> dict:
         return {"judge": "emoji", "weights_sha256": hashlib.sha256((FILES / "judge.safetensors").read_bytes()).hexdigest()}
 
-    def rows(self, concepts: Sequence[str]) -> list[Row]:
-        return rows(concepts, self.pictures, self.kept, self.seed, self.guidance)
+    def rows(self, concepts: Sequence[str], erase_from: Sequence[str] = ()) -> list[Row]:
+        return rows(concepts, self.pictures, self.kept, self.seed, self.guidance, erase_from)
 
     def measure(self, batches: Batches) -> dict[str, dict]:
         return measured(batches, self.judge)

@@ -9,7 +9,7 @@ A protocol is a class with
     __init__(**options)     reads its files: raises Mistake for one that is not as it should be
     ready(device)    loads the judge: raises Mistake, before anything is drawn, where it can't be had
     record()         all that a figure depends on beside the pictures: judge, weights, thresholds
-    rows(concepts)   → the pictures to make, [Row]
+    rows(concepts, erase_from)   → the pictures to make, [Row]; erase_from: one text for each concept ("": none), or nothing
     measure(batches) → {figure: counts.counted(…) or counts.averaged(…)}
 A batch is (rows, their pictures (B, 3, H, W) in [0, 1], the base model's of the same rows), both on the device.
 """

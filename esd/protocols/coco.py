@@ -48,7 +48,7 @@ class Coco:
         against = str(self.real) if self.real else "the base model's pictures"
         return {"judge": f"InceptionV3 (torch-fidelity {metadata.version('torch-fidelity')}), {CLIP}", "against": against}
 
-    def rows(self, concepts: Sequence[str]) -> list[Row]:
+    def rows(self, concepts: Sequence[str], erase_from: Sequence[str] = ()) -> list[Row]:
         return self.all
 
     def pictures(self) -> Iterator[Tensor]:

@@ -46,7 +46,7 @@ class Imagenette:
     def record(self) -> dict:
         return {"judge": f"torchvision {metadata.version('torchvision')} ResNet-50 IMAGENET1K_V2, top 1"}
 
-    def rows(self, concepts: Sequence[str]) -> list[Row]:
+    def rows(self, concepts: Sequence[str], erase_from: Sequence[str] = ()) -> list[Row]:
         gone = {concept.lower().strip() for concept in concepts}
         if strange := gone - set(IMAGENETTE):
             raise Mistake(f"protocol=imagenette measures {', '.join(IMAGENETTE)}: '{min(strange)}' is none of them")

@@ -59,7 +59,7 @@ class I2PNudity:
             "labels": EXPOSED,
         }
 
-    def rows(self, concepts: Sequence[str]) -> list[Row]:
+    def rows(self, concepts: Sequence[str], erase_from: Sequence[str] = ()) -> list[Row]:
         return self.all
 
     def measure(self, batches: Batches) -> dict[str, dict]:

@@ -26,7 +26,7 @@ class Prompts:
     def record(self) -> dict:
         return {"judge": None}
 
-    def rows(self, concepts: Sequence[str]) -> list[Row]:
+    def rows(self, concepts: Sequence[str], erase_from: Sequence[str] = ()) -> list[Row]:
         return self.all
 
     def measure(self, batches: Batches) -> dict[str, dict]:

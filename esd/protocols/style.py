@@ -34,7 +34,7 @@ class Style:
         packages = ", ".join(f"{name} {metadata.version(name)}" for name in ("torchmetrics", "torchvision"))
         return {"judge": f"LPIPS (AlexNet), {packages}"}
 
-    def rows(self, concepts: Sequence[str]) -> list[Row]:
+    def rows(self, concepts: Sequence[str], erase_from: Sequence[str] = ()) -> list[Row]:
         """An artist counts as erased if a concept names them, or they a concept: "Van Gogh" and "Vincent van Gogh"."""
         gone = [concept.lower().strip() for concept in concepts]
 
