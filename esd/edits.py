@@ -85,9 +85,8 @@ def read_edit(path: str | Path, allow_pickle: bool = False) -> Edit:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         record = json.loads(metadata.get("record", "{}"))
-        record.pop("format", None)
-        seal = record.pop("sha256", None)
-        if seal and seal != digest(tensors, json.dumps(record)):
+        form, seal = record.pop("format", None), record.pop("sha256", None)
+        if (form or seal) and seal != digest(tensors, json.dumps(record)):
             raise ValueError("its content is not what was written")
     except (SafetensorError, OSError, ValueError, AttributeError) as error:
         raise Mistake(f"edit={path} is damaged or cut short ({error}): make or copy it again") from error

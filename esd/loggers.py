@@ -60,6 +60,7 @@ def build_logger(cfg: DictConfig, folder: Path) -> Logger | bool:
     hydra = HydraConfig.get()
     group = cfg.logger.group or (Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None)
     config = flat(cfg)
+    limit = float(os.environ.get("WANDB_FINISH_TIMEOUT", 300))  # seconds; W&B's own variable
 
     def started(mode: str) -> WandbLogger:
         logger = WandbLogger(
@@ -69,8 +70,10 @@ def build_logger(cfg: DictConfig, folder: Path) -> Logger | bool:
             tags=[config["concept"][:60], config["layers"]],
             save_dir=str(folder),
             mode=mode,
-            # A server that goes away is tried again behind the training's back; at the end it has a minute.
-            settings=wandb.Settings(console="off", silent=True, init_timeout=30, finish_timeout=60),
+            # A server that goes away is tried again behind the training's back; at the end it has five minutes.
+            settings=wandb.Settings(
+                console="off", silent=True, init_timeout=30, finish_timeout_raises=True, finish_timeout=limit
+            ),
         )
         logger.experiment  # noqa: B018  (it starts the run)
         return logger
@@ -99,4 +102,8 @@ def finish(logger: Logger | bool) -> None:
     if isinstance(logger, WandbLogger):
         import wandb
 
-        wandb.finish()
+        try:
+            wandb.finish()
+        except (TimeoutError, OSError, wandb.Error):
+            left = Path(logger.save_dir) / "wandb"
+            print(f"Weights & Biases did not take all: kept for later, wandb sync {left}/run-*", file=sys.stderr)

@@ -48,6 +48,9 @@ def keep(folder: Path, cfg: DictConfig, task: list[str]) -> None:
             temporary.write_text(OmegaConf.to_yaml(content), encoding="utf-8")
 
 
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "could not create a primitive")  # the last: oneDNN's
+
+
 def explained(error: Exception, cfg: DictConfig) -> Exception:
     """What may befall a run that is right in itself, in one line; any other error as it is."""
     if isinstance(error, Mistake):
@@ -56,7 +59,7 @@ def explained(error: Exception, cfg: DictConfig) -> Exception:
         return Mistake(str(error))
     if no_space(error):
         return Mistake(f"no space left on the disk ({error}): make room and go on with resume=<the run's folder>")
-    if "out of memory" in str(error).lower() or "allocate memory" in str(error) or isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
         return Mistake(
             f"out of memory: lower batch (now {cfg.batch}), or use trajectories=cache (no frozen model in memory), "
             f"layers=esd-x (fewer weights to train) or optimizer=sgd (now {cfg.layers.name}, {cfg.trajectories.name})"

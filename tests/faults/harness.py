@@ -151,7 +151,10 @@ def child(request: dict, report: Path) -> int:
     for stream, name in ((1, "out"), (2, "err")):
         handle = os.open(report.with_suffix(f".{name}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, stream)
-    os.environ.update(request.get("env") or {})
+    for name, value in (request.get("env") or {}).items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
     watch = Watch(request)
     watch.install()
     if request.get("memory"):
