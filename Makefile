@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 PY := .venv/bin/python
 export WANDB_SILENT := true
 
-.PHONY: help setup demo test faults bench bench-quality sweep gallery model-quality pretrain
+.PHONY: help setup demo test faults bench bench-quality sweep studies gallery model-quality pretrain
 
 help:  ## these lines
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,8 +33,11 @@ bench-quality: setup  ## do the cheaper sources erase as well? An hour; goes on 
 	$(PY) -m esd.bench_quality
 
 sweep: setup  ## concept × η × layers on the embedded model, and its report
-	$(PY) -m esd.train -m experiment=sweep logger=csv resume=true
+	$(PY) -m esd.train -m experiment=sweep hydra/launcher=cores logger=csv resume=true
 	$(PY) -m esd.report "$$(ls -d outputs/multirun/*/* | tail -n 1)"
+
+studies: setup  ## objects, η, preservation, many concepts: their tables. Over half an hour; goes on where it was
+	for study in objects eta preserve many frontier; do $(PY) -m esd.studies $$study || exit; done
 
 gallery: setup  ## make the pictures and figures of the README again
 	$(PY) -m esd.gallery

@@ -7,6 +7,7 @@ import base64
 import csv
 import io
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -114,15 +115,20 @@ def failed_in(config: Path) -> Failed:
     return Failed(folder, lines[0] if lines else "it left no metrics.json: interrupted, or still running", command)
 
 
+def numbered(file: Path) -> list:
+    """To sort by: run 2 of a sweep before run 10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(file))]
+
+
 def collect(folders: list[str]) -> tuple[list[Run], list[Failed]]:
     """All runs and failures under these folders. Raises Mistake where there are none."""
     runs, failed = [], []
     for folder in dict.fromkeys(map(Path, folders)):
         if not folder.is_dir():
             raise Mistake(f"{folder} is no folder: give a sweep's, a run's or an evaluation's")
-        for file in sorted(folder.rglob("metrics.json")):
+        for file in sorted(folder.rglob("metrics.json"), key=numbered):
             runs += runs_in(file)
-        configs = sorted(folder.rglob(".hydra/config.yaml"))
+        configs = sorted(folder.rglob(".hydra/config.yaml"), key=numbered)
         failed += [failed_in(config) for config in configs if not (config.parent.parent / "metrics.json").is_file()]
     if not runs and not failed:
         raise Mistake(f"no runs under {', '.join(folders)}: nothing there left a metrics.json or a .hydra/config.yaml")

@@ -1,0 +1,171 @@
+"""python -m esd.studies objects: what an erasure does to the concept and to the rest, as a table.
+
+A study is a sweep of the embedded model, conf/experiment/study/NAME.yaml. This trains what outputs/studies/NAME does not
+hold yet, two runs at a time, draws more pictures where the study needs more than a run's own verdict, prints the table and
+leaves it as table.json beside the runs. Further arguments go to python -m esd.train, for example hydra/launcher=basic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from esd.command import slug
+from esd.files import write_json
+from esd.metrics.counts import counted, spread
+
+STUDIES = {  # what tells the lines of the table apart; runs alike in it are pooled
+    "objects": ("layers", "concept"),
+    "eta": ("layers", "eta"),
+    "preserve": ("concept", "preserve_weight"),
+    "many": ("concepts", "preserve_weight"),
+    "frontier": ("concepts", "preserve_weight"),
+}
+GROUPS = {
+    "erased": "seen, by name", "erased_styled": "seen, in a style", "kept": "others right",
+    "kept_styled": "others right, in a style", "kept_styles": "other styles right", "twin": "look-alike right",
+}  # fmt: skip
+LOOK_ALIKES = {"axe": "hammer", "hammer": "axe", "owl": "penguin", "penguin": "owl"}
+
+
+def closer(study: str, concepts: list[str]) -> list:
+    """The rows that a study judges beside the run's own verdict."""
+    from esd.emoji import protocol, words
+    from esd.emoji.subject import Subject
+
+    if study == "preserve":
+        asked = [row for text in concepts for row in protocol.rows([LOOK_ALIKES[text]], 24, 0)]
+        return [replace(row, group="twin") for row in asked if row.group.startswith("erased")]
+    if study not in ("many", "frontier"):
+        return []
+    bare = [row for row in protocol.rows(concepts, 1, 3) if row.group == "kept"]  # instead of the verdict's one of each
+    pairs = [(noun, style) for noun in words.OBJECTS if noun not in concepts for style in words.STYLES]
+    pairs = [pair for pair in pairs if pair not in set(words.held_out_pairs())][::3]
+    return bare + [  # in a style no prompt was preserved: does what was learnt on "a cat" reach these?
+        replace(bare[0], group="kept_styled", prompt=words.styled_phrases(noun, style)[0], subject=Subject(frozenset([noun])))
+        for noun, style in pairs
+    ]
+
+
+class Judge:
+    """Draws and judges the rows of a closer look; the base model's pictures once."""
+
+    def __init__(self, model):
+        self.model, self.base = model, {}
+
+    def look(self, run: Path, study: str, concepts: list[str]) -> dict:
+        """{"base": figures, "edit": figures}, kept in the run's folder for as long as its edit is the same."""
+        import torch
+
+        from esd.edits import Edit, apply, digest, read_edit
+        from esd.emoji import protocol
+
+        rows = closer(study, concepts)
+        if not rows:
+            return {"base": {}, "edit": {}}
+        edit, file = read_edit(run), run / "closer.json"
+        found = json.loads(file.read_text()) if file.is_file() else {}
+        if found.get("edit_sha256") == (value := digest(edit.tensors)):
+            return found
+        if fresh := [row for row in rows if row.file not in self.base]:
+            drawn = protocol.draw(self.model, self.model.denoiser, fresh)
+            self.base |= {row.file: picture for row, picture in zip(fresh, drawn, strict=True)}
+        before = torch.stack([self.base[row.file] for row in rows])
+        replaced = apply(self.model.denoiser, edit)
+        after = protocol.draw(self.model, self.model.denoiser, rows)
+        apply(self.model.denoiser, Edit(replaced))
+        figures = {"base": protocol.judged(rows, before), "edit": protocol.judged(rows, after, before)}
+        write_json(file, {"edit_sha256": value, **figures})
+        return figures
+
+
+def table_of(study: str, runs: list[dict]) -> list[dict]:
+    """The lines: runs that are alike pooled, their counts added; where concepts have lines, also one of all of them."""
+    by, lines = STUDIES[study], {}
+    for run in runs:
+        record = run["record"]
+        facts = record | {
+            "concept": ", ".join(record["concept"]), "concepts": len(record["concept"]),
+            "preserve_weight": record["preserve_weight"] if record["preserve"] else 0,
+        }  # fmt: skip
+        keys = {tuple((name, facts[name]) for name in by)}
+        if "concept" in by:
+            keys.add(tuple((name, facts[name] if name != "concept" else "all") for name in by))
+        for key in keys:
+            lines.setdefault(key, []).append(run)
+    made = []
+    for key in sorted(lines, key=lambda key: [(value == "all", value) for _, value in key]):
+        figures = {
+            group: {
+                when: counted(*(sum(run[when][group][part] for run in lines[key]) for part in ("hits", "of")))
+                for when in ("base", "edit")
+            }
+            for group in GROUPS
+            if all(group in run["edit"] for run in lines[key])
+        }
+        made.append({**dict(key), "runs": len(lines[key]), **figures})
+    return made
+
+
+def printed(study: str, lines: list[dict]) -> None:
+    """As Markdown: before → after, with the 95 % interval of what came after."""
+    by, groups = STUDIES[study], [group for group in GROUPS if any(group in line for line in lines)]
+    print(f"\n| {' | '.join([*(name.replace('_', ' ') for name in by), *(GROUPS[group] for group in groups)])} |")
+    print("|---" * (len(by) + len(groups)) + "|")
+    for line in lines:
+        cells = [str(line[name]) for name in by]
+        for group in groups:
+            if group not in line:
+                cells.append("")
+                continue
+            before, after = line[group]["base"], line[group]["edit"]
+            cells.append(f"{100 * before['rate']:.0f} → {100 * after['rate']:.1f} % ({spread(after)}) of {after['of']}")
+        print(f"| {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m esd.studies", description=__doc__)
+    parser.add_argument("study", choices=STUDIES)
+    study, further = (options := parser.parse_known_args())[0].study, options[1]
+    folder = Path("outputs/studies", study + (f"-{slug(' '.join(further))}" if further else ""))
+
+    from esd.quiet import quiet
+
+    quiet()
+    from esd import models
+    from esd.edits import fingerprint
+
+    model = models.load(None, "emoji")
+    base_hash = fingerprint(model.denoiser)
+    for file in folder.glob("*/metrics.json"):
+        if json.loads(file.read_text())["record"]["base_hash"] != base_hash:
+            print(f"{file.parent} was made from other weights than the model has now: made again", file=sys.stderr)
+            shutil.rmtree(file.parent)
+    sweep = [
+        "-m",
+        f"experiment=study/{study}",
+        f"hydra.sweep.dir='{folder}'",
+        "hydra/launcher=cores",
+        "logger=csv",
+        "resume=true",
+    ]
+    code = subprocess.run([sys.executable, "-m", "esd.train", *sweep, *further]).returncode
+    judge, runs = Judge(model), []
+    for file in sorted(folder.glob("*/metrics.json")):
+        run = json.loads(file.read_text())
+        more = judge.look(file.parent, study, run["record"]["concept"])
+        runs.append({"record": run["record"], **{when: run.get(when, {}) | more[when] for when in ("base", "edit")}})
+    if runs:
+        lines = table_of(study, runs)
+        write_json(folder / "table.json", {"study": study, "base_hash": base_hash, "lines": lines})
+        printed(study, lines)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""The studies' sweeps say what they promise, and their tables add up."""
+
+from __future__ import annotations
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+import esd.config  # noqa: F401  (registers the options' types)
+from esd import studies
+from esd.command import CONF
+from esd.metrics.counts import counted
+
+RUNS = {"objects": 16, "eta": 16, "preserve": 12, "many": 8, "frontier": 4}
+
+
+def axes(study):
+    """The values of each axis of a study's sweep."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", ["concept=pizza", f"experiment=study/{study}"], return_hydra_config=True)
+    overrides = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in cfg.hydra.sweeper.params.items()])
+    return {o.key_or_group: list(o.sweep_iterator()) if o.is_sweep_override() else [o.value()] for o in overrides}
+
+
+@pytest.mark.parametrize("study", studies.STUDIES)
+def test_how_many_runs_a_study_is(study):
+    runs = 1
+    for values in axes(study).values():
+        assert len(set(map(str, values))) == len(values)
+        runs *= len(values)
+    assert runs == RUNS[study]
+
+
+def test_the_many_are_nested_sets_of_known_objects():
+    from esd.emoji import words
+
+    def nouns(value):
+        return "".join(c for c in str(value) if c.isalpha() or c == ",").split(",")
+
+    sets = [nouns(value) for value in axes("many")["concept"]]
+    assert [len(set(few)) for few in sets] == [1, 4, 16, 40]
+    assert all(set(few) < set(more) for few, more in zip(sets, sets[1:], strict=False)) and set(sets[-1]) <= set(words.OBJECTS)
+    assert [nouns(value) for value in axes("frontier")["concept"]] == sets[-1:]
+
+
+def test_a_closer_look_sees_what_the_verdict_does_not():
+    axe = studies.closer("preserve", ["axe"])
+    assert {row.group for row in axe} == {"twin"} and all("hammer" in row.prompt for row in axe) and len(axe) == 48
+    many = studies.closer("many", ["pizza", "cat"])
+    bare = [row for row in many if row.group == "kept"]
+    styled = [row for row in many if row.group == "kept_styled"]
+    assert len(bare) == 3 * 83 and all(" in the style of " in row.prompt for row in styled)
+    assert not any("pizza" in row.prompt or "a cat " in row.prompt for row in many) and len(styled) > 80
+    assert studies.closer("objects", ["pizza"]) == []
+
+
+def run(concept, layers, seen, kept):
+    record = {"concept": [concept], "layers": layers, "eta": 1.0, "preserve": None, "preserve_weight": 1.0}
+    base = {"erased": counted(20, 24), "kept": counted(80, 84)}
+    return {"record": record, "base": base, "edit": {"erased": counted(seen, 24), "kept": counted(kept, 84)}}
+
+
+def test_lines_pool_counts_and_not_rates(capsys):
+    runs = [run("pizza", "esd-x", 0, 84), run("owl", "esd-x", 6, 42), run("owl", "esd-u", 24, 84)]
+    lines = studies.table_of("objects", runs)
+    assert [(line["layers"], line["concept"], line["runs"]) for line in lines] == [
+        ("esd-u", "owl", 1), ("esd-u", "all", 1), ("esd-x", "owl", 1), ("esd-x", "pizza", 1), ("esd-x", "all", 2),
+    ]  # fmt: skip
+    assert lines[-1]["erased"]["edit"] == counted(6, 48) and lines[-1]["kept"]["edit"] == counted(126, 168)
+    studies.printed("objects", lines)
+    said = capsys.readouterr().out.splitlines()
+    assert "| esd-x | all | 83 → 12.5 % (5.9–24.7 %) of 48 | 95 → 75.0 % (68.0–81.0 %) of 168 |" in said
+    (line,) = studies.table_of("eta", runs[:2])[:1]
+    assert (line["layers"], line["eta"], line["runs"]) == ("esd-x", 1.0, 2)
+    (line,) = studies.table_of("many", runs[:1])
+    assert (line["concepts"], line["preserve_weight"]) == (1, 0)  # nothing was preserved: its weight is nothing
