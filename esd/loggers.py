@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import netrc
 import os
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -97,13 +99,25 @@ def build_logger(cfg: DictConfig, folder: Path) -> Logger | bool:
     return logger
 
 
+@contextlib.contextmanager
+def lenient(logger: Logger | bool) -> Iterator[None]:
+    """What W&B's server does not take is no failure of the run: it lies in the run's folder, and can be sent later."""
+    if not isinstance(logger, WandbLogger):
+        yield
+        return
+    import wandb
+
+    try:
+        yield
+    except (wandb.Error, OSError):  # a TimeoutError is an OSError
+        left = Path(logger.save_dir) / "wandb"
+        print(f"Weights & Biases did not take all: kept for later, wandb sync {left}/run-*", file=sys.stderr)
+
+
 def finish(logger: Logger | bool) -> None:
     """End the W&B run, whatever happened: else the next job of a sweep logs into this one's."""
     if isinstance(logger, WandbLogger):
         import wandb
 
-        try:
+        with lenient(logger):
             wandb.finish()
-        except (TimeoutError, OSError, wandb.Error):
-            left = Path(logger.save_dir) / "wandb"
-            print(f"Weights & Biases did not take all: kept for later, wandb sync {left}/run-*", file=sys.stderr)

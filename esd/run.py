@@ -32,7 +32,7 @@ from esd.config import texts
 from esd.edits import Edit, fingerprint, save_edit
 from esd.erasure import Erasure
 from esd.files import write_json
-from esd.loggers import build_logger, finish
+from esd.loggers import build_logger, finish, lenient
 from esd.phrases import Phrases
 from esd.sampling import sample
 from esd.signals import FIRST, Signals
@@ -274,7 +274,8 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
             with mixed():
                 metrics |= {"precision": trainer.precision, **verdict(model, student, base_hash, *asked, console)}
         write_json(folder / "metrics.json", {**metrics, "record": edit.record})
-        log(metrics, logger, folder)
+        with lenient(logger):
+            log(metrics, logger, folder)
         report(metrics, folder, concepts[0].erase_from or concepts[0].text, console)
         return objective(metrics, cfg.objective)
     except BaseException:
