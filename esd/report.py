@@ -70,7 +70,8 @@ class Failed:
 
 
 def of_record(folder: Path, record: dict, metrics: dict, **more) -> Run:
-    facts = {key: record[key] for key in ("steps", "batch", "lr", "seed", "preserve", "preserve_weight") if key in record}
+    wanted = ("steps", "batch", "lr", "seed", *(("preserve", "preserve_weight") if record.get("preserve") else ()))
+    facts = {key: record[key] for key in wanted if key in record}
     source = record.get("trajectories", "")
     return Run(
         folder=folder, eta=record.get("eta"), layers=record.get("layers", ""), facts=facts,
