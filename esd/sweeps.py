@@ -10,9 +10,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from esd.command import Mistake, fresh, one_line
@@ -80,7 +82,12 @@ def placed(arguments: list[str]) -> list[str]:
     for file in reversed(known):
         if not file.is_file():
             raise Mistake(f"resume={where} is no sweep's folder: it has no multirun.yaml")
-        task = OmegaConf.to_container(OmegaConf.load(file).hydra.overrides.task)
+        try:
+            task = OmegaConf.to_container(OmegaConf.load(file).hydra.overrides.task)
+        except (OmegaConfBaseException, yaml.YAMLError, AttributeError) as error:  # killed while Hydra wrote it
+            if where == "true":
+                continue
+            raise Mistake(f"{file} is damaged: give the sweep's options again, with hydra.sweep.dir='{where}'") from error
         if where != "true" or own(task) == wanted:
             rest = [argument for argument in arguments if not argument.startswith(("-m", "--multirun", "resume="))]
             its = [option for option in task if where != "true" and not option.startswith("resume=")]

@@ -68,5 +68,9 @@ def test_a_sweep_resumed_is_the_newest_sweep_with_the_same_options(tmp_path, mon
     assert sweeps.placed([*first, "hydra/launcher=cores"])[-1] == expected[-1]  # where it runs is not what it is
     by_name = sweeps.placed(["-m", f"resume={newest}"])
     assert by_name[0] == "-m" and sorted(by_name[1:3]) == ["concept='cat','dog'", "eta=1,2"] and by_name[-1] == expected[-1]
+    (newest / "multirun.yaml").write_text("hydra:\n  overr")
+    assert sweeps.placed(first)[-1] != expected[-1]
+    with pytest.raises(Mistake, match="is damaged: give the sweep's options again"):
+        sweeps.placed(["-m", f"resume={newest}"])
     with pytest.raises(Mistake, match="no sweep's folder"):
         sweeps.placed(["-m", "resume=nowhere"])
