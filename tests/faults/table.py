@@ -52,12 +52,15 @@ def tried(options: argparse.Namespace, model: Path, folder: Path) -> list[Outcom
                 print(f"{len(outcomes)} tried in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
         server.close()
 
-    workers = [threading.Thread(target=work, args=(str(n),)) for n in range(options.workers)]
+    workers = [threading.Thread(target=work, args=(str(n),), daemon=True) for n in range(options.workers)]
     for worker in workers:
         worker.start()
-    for worker in workers:
-        worker.join()
-    return outcomes
+    try:
+        for worker in workers:
+            worker.join()
+    except KeyboardInterrupt:
+        print("interrupted: the table is of what was tried so far", file=sys.stderr)
+    return list(outcomes)
 
 
 def main() -> None:
@@ -69,7 +72,7 @@ def main() -> None:
     options = parser.parse_args()
     from conftest import tiny_pipeline
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         model = tiny_pipeline(Path(folder) / "tiny")
         outcomes = tried(options, model, Path(folder))
     print("| fault | tried | lost | wrong |\n|---|---|---|---|")
