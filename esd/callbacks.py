@@ -127,9 +127,10 @@ class Checkpoints(Callback):
 
     def agreed(self, module: Erasure, signum: int, late: bool) -> tuple[int, bool]:
         """The same on all ranks: a checkpoint is written by all together."""
+        if module.trainer.world_size == 1:
+            return signum, late
         votes = torch.tensor([signum, late], device=module.device)
-        if module.trainer.world_size > 1:
-            torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)
+        torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)
         signum, late = votes.tolist()
         return signum, bool(late)
 
