@@ -20,10 +20,11 @@ CASES = {
     "owl": "concept=owl",
     "guitar-u": "concept=guitar layers=esd-u lr=5e-5",
     "rocket-u": "concept=rocket layers=esd-u lr=5e-5",
-    "instrument": "concept=instrument",
+    "weapon": "concept=weapon",
     "nudity": "concept=nudity eta=1.0",
-    "openmoji": 'concept="openmoji style" steps=150',
-    "several": 'concept="pizza,cat,guitar" steps=100',
+    "openmoji": "concept=openmoji lr=1e-3 steps=200 schedule=cosine "
+    "templates='[\"{}\",\"{} style\",\"an emoji in the style of {}\"]'",
+    "several": 'concept="pizza,cat,guitar" steps=160',
     "attribute": "concept=bath erase_from=nudity",
 }
 

@@ -8,45 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny import ROOT, parts, tiny_pipeline
 
 os.environ.setdefault("WANDB_MODE", "offline")
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     return tiny_pipeline(tmp_path_factory.mktemp("tiny"))
-
-
-def tiny_pipeline(folder: Path) -> Path:
-    """A whole StableDiffusionPipeline with small random weights, on disk."""
-    from esd.quiet import quiet
-
-    quiet()
-    import torch
-    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    from esd.emoji.unet import TOKENS, new_scheduler, new_tokenizer
-
-    torch.manual_seed(0)
-    tokenizer = new_tokenizer(folder / "tokenizer")
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-            max_position_embeddings=TOKENS, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        )
-    )  # fmt: skip
-    unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, cross_attention_dim=16, attention_head_dim=2,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        norm_num_groups=8,
-    )  # fmt: skip
-    vae = AutoencoderKL(block_out_channels=(8,), latent_channels=4, norm_num_groups=4, sample_size=8)
-    pipeline = StableDiffusionPipeline(vae, text, tokenizer, unet, new_scheduler(), None, None, requires_safety_checker=False)
-    pipeline.save_pretrained(folder / "model")
-    return folder / "model"
 
 
 @pytest.fixture
@@ -61,41 +30,6 @@ def tiny(tiny_folder):
 def build(tiny):
     """build(concepts, …) → everything a training step needs, on the tiny model."""
     return lambda *args, **kwargs: parts(tiny, *args, **kwargs)
-
-
-def parts(model, concepts, *, source="student", walker="frozen", templates=("{}",), include=(r"\.attn2\.",), steps=8, lr=1e-3):
-    """(module, teacher, student, sampler, phrases) with a stub of the trainer's part that a bare step touches."""
-    import torch
-
-    from esd import layers
-    from esd.erasure import Erasure
-    from esd.phrases import Phrases
-    from esd.trajectories import Fresh, Pool
-
-    trained = layers.select(model.denoiser, layers.Rule("test", include=list(include)))
-    student = layers.student_of(model.denoiser, trained)
-    sampler = model.sampler(steps)
-    phrases = Phrases(model, list(concepts), list(templates))
-    shared = (model, sampler, phrases, 3.0, model.denoiser, student)
-    trajectories = Fresh(*shared) if source == "student" else Pool(*shared, walker=walker)
-    module = Erasure(
-        model, student, trained, phrases, sampler, trajectories,
-        lambda p: torch.optim.Adam(p, lr), lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0),
-    )  # fmt: skip
-    return module, model.denoiser, student, sampler, phrases
-
-
-def trained_for(module, draws, steps, **kwargs):
-    """A real Lightning run of so many steps; returns the trainer."""
-    import pytorch_lightning as pl
-    from torch.utils.data import DataLoader
-
-    trainer = pl.Trainer(
-        max_steps=steps, limit_train_batches=steps, accelerator="cpu", logger=False, enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False, **kwargs,
-    )  # fmt: skip
-    trainer.fit(module, DataLoader(draws, batch_size=None))
-    return trainer
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import trained_for
+from tiny import trained_for
 
 from esd.concepts import Concept, Draws, preserved
 from esd.erasure import erasure_loss, erasure_target
@@ -126,7 +126,7 @@ def losses_and_edit(module, precision=torch.float32, steps=3):
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_gradient_checkpointing_keeps_fewer_activations_and_changes_nothing(tiny_folder, precision):
-    from conftest import parts
+    from tiny import parts
 
     from esd.bench import Held
     from esd.models import load
@@ -149,7 +149,7 @@ def test_gradient_checkpointing_keeps_fewer_activations_and_changes_nothing(tiny
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_autograd_goes_no_deeper_than_the_first_trained_layer(tiny_folder, checkpointing):
     """Below the first attention to the text nothing is kept for a backward pass, nor after gradient checkpointing's."""
-    from conftest import parts
+    from tiny import parts
 
     from esd.models import load
 
@@ -178,7 +178,7 @@ def test_autograd_goes_no_deeper_than_the_first_trained_layer(tiny_folder, check
 
 def test_compiled_in_place_it_computes_the_same(tiny_folder):
     """Teacher and student, at the several batch sizes of a pool, without naming their weights anew."""
-    from conftest import parts
+    from tiny import parts
 
     from esd.models import load
 

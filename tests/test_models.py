@@ -6,12 +6,12 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import parts, trained_for
 from diffusers import FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from families import PIPELINES, built
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
+from tiny import parts, trained_for
 
 from esd import edits, layout, models
 from esd.command import CONF, Mistake

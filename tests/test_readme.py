@@ -4,9 +4,9 @@ import re
 import shlex
 
 import pytest
-from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from tiny import ROOT
 
 import esd.config
 from esd.command import CONF, quoted

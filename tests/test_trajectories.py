@@ -2,8 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import parts, trained_for
 from diffusers import DDIMScheduler
+from tiny import parts, trained_for
 
 from esd.cache import Store, noise_seeds
 from esd.concepts import Concept, Draws

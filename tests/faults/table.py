@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1))
     options = parser.parse_args()
-    from conftest import tiny_pipeline
+    from tiny import tiny_pipeline
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         model = tiny_pipeline(Path(folder) / "tiny")
