@@ -50,13 +50,16 @@ def flat(cfg: DictConfig) -> dict:
     return {**scalars, **named, "concept": ", ".join(map(str, concepts)), "optimizer": optimizer}
 
 
-def build_logger(cfg: DictConfig, folder: Path) -> Logger | bool:
-    """The configured logger, writing to the run's folder."""
-    kind = cfg.logger.name
-    if kind == "csv":
-        return CSVLogger(folder, name="", version="")
-    if kind == "none":
-        return False
+def build_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
+    """The configured logger, writing to the run's folder; beside W&B's a metrics.csv, from which reports draw curves."""
+    if cfg.logger.name == "none":
+        return []
+    kept = CSVLogger(folder, name="", version="")
+    return [kept] if cfg.logger.name == "csv" else [kept, wandb_logger(cfg, folder)]
+
+
+def wandb_logger(cfg: DictConfig, folder: Path) -> WandbLogger:
+    """A W&B run: offline where there is no key or no server, and never a question."""
     import wandb
 
     hydra = HydraConfig.get()
@@ -100,9 +103,10 @@ def build_logger(cfg: DictConfig, folder: Path) -> Logger | bool:
 
 
 @contextlib.contextmanager
-def lenient(logger: Logger | bool) -> Iterator[None]:
+def lenient(loggers: list[Logger]) -> Iterator[None]:
     """What W&B's server does not take is no failure of the run: it lies in the run's folder, and can be sent later."""
-    if not isinstance(logger, WandbLogger):
+    ours = [logger for logger in loggers if isinstance(logger, WandbLogger)]
+    if not ours:
         yield
         return
     import wandb
@@ -110,14 +114,14 @@ def lenient(logger: Logger | bool) -> Iterator[None]:
     try:
         yield
     except (wandb.Error, OSError):  # a TimeoutError is an OSError
-        left = Path(logger.save_dir) / "wandb"
+        left = Path(ours[0].save_dir) / "wandb"
         print(f"Weights & Biases did not take all: kept for later, wandb sync {left}/run-*", file=sys.stderr)
 
 
-def finish(logger: Logger | bool) -> None:
+def finish(loggers: list[Logger]) -> None:
     """End the W&B run, whatever happened: else the next job of a sweep logs into this one's."""
-    if isinstance(logger, WandbLogger):
+    if any(isinstance(logger, WandbLogger) for logger in loggers):
         import wandb
 
-        with lenient(logger):
+        with lenient(loggers):
             wandb.finish()

@@ -93,7 +93,7 @@ def runs_in(file: Path) -> Iterator[Run]:
                 "" if result["kind"] == "edit" else f" ({result['kind']})"
             )
             yield of_record(
-                folder / name, result["record"], result, concept=concept, seconds=result["record"].get("training_seconds"),
+                folder / name, result["record"], result, concept=concept, seconds=None,
                 protocol=metrics["protocol"], command=result["command"], grid=folder / result["grid"],
             )  # fmt: skip
     elif "record" in metrics:

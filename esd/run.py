@@ -32,7 +32,7 @@ from esd.config import texts
 from esd.edits import Edit, fingerprint, save_edit
 from esd.erasure import Erasure
 from esd.files import write_json
-from esd.loggers import build_logger, finish, lenient
+from esd.loggers import build_loggers, finish, lenient
 from esd.phrases import Phrases
 from esd.sampling import sample
 from esd.signals import FIRST, Signals
@@ -249,9 +249,9 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
     done = checkpoint["global_step"] if checkpoint else 0
     if done > cfg.steps:
         raise Mistake(f"steps={cfg.steps} is less than the {done} of the checkpoint in resume={folder}: give {done} or more")
-    logger = build_logger(cfg, folder) if FIRST else False  # last: from here on it must be finished
+    loggers = build_loggers(cfg, folder) if FIRST else []  # last: from here on it must be finished
     try:
-        trainer.logger = logger or None
+        trainer.loggers = loggers
         draws = Draws(
             concepts=len(concepts), templates=len(cfg.templates), positions=len(sampler), batch=cfg.batch, seed=cfg.seed,
             preserved=len(kept), preserved_batch=(cfg.preserve_batch or cfg.batch) if kept else 0,
@@ -274,12 +274,12 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
             with mixed():
                 metrics |= {"precision": trainer.precision, **verdict(model, student, base_hash, *asked, console)}
         write_json(folder / "metrics.json", {**metrics, "record": edit.record})
-        with lenient(logger):
-            log(metrics, logger, folder)
+        with lenient(loggers):
+            log(metrics, loggers, folder)
         report(metrics, folder, concepts[0].erase_from or concepts[0].text, console)
         return objective(metrics, cfg.objective)
     except BaseException:
         dismiss(trainer)
         raise
     finally:
-        finish(logger)
+        finish(loggers)

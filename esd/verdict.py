@@ -85,18 +85,18 @@ def sections(base: dict, edit: dict) -> dict[str, float]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def log(metrics: dict, logger: Logger | bool, folder: Path) -> None:
+def log(metrics: dict, loggers: list[Logger], folder: Path) -> None:
     """The verdict as summary values, and the edit as an artifact."""
-    if not logger:
-        return
     values = {"train/seconds": metrics["training_seconds"]}
     if "edit" in metrics:
         values |= sections(metrics["base"], metrics["edit"])
         values["score"] = objective(metrics, "kept-erased")
-    logger.log_metrics(values)
-    if isinstance(logger, WandbLogger):
-        import wandb
+    for logger in loggers:
+        logger.log_metrics(values, metrics["steps"])
+        logger.save()
+        if isinstance(logger, WandbLogger):
+            import wandb
 
-        artifact = wandb.Artifact(f"edit-{folder.name}", type="edit")
-        artifact.add_file(str(folder / "edit.safetensors"))
-        logger.experiment.log_artifact(artifact)
+            artifact = wandb.Artifact(f"edit-{folder.name}", type="edit")
+            artifact.add_file(str(folder / "edit.safetensors"))
+            logger.experiment.log_artifact(artifact)
