@@ -37,6 +37,8 @@ def resumed(arguments: list[str]) -> list[str]:
         if not argument.lstrip("+").startswith(FREE) and argument not in own:
             name = argument.lstrip("+").partition("=")[0]
             raise Mistake(f"{name} is fixed once a run has begun: leave it out beside resume=, or start a new run")
+        if argument.startswith("steps=") and argument not in own and "schedule=cosine" in own:
+            raise Mistake("steps is fixed once a run with schedule=cosine has begun: its learning rate has run down to 0")
     place = folder.replace("\\", "\\\\").replace("'", "\\'")
     return [*own, *arguments, f"hydra.run.dir='{place}'", "hydra.output_subdir=null"]  # Hydra's own files are not cut for it
 
