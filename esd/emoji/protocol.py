@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,7 +18,7 @@ from esd.metrics.paired import PairedDistance
 from esd.protocols import Batches, Row
 from esd.sampling import sample
 
-NAME, VERSION = "emoji", 1
+NAME, VERSION = "emoji", 2  # 2: every picture from a noise of its own
 STEPS, GUIDANCE = 30, 3.0
 GROUPS = {
     "erased": "concept seen, asked by name",
@@ -57,35 +58,34 @@ def rows(
     object that is not erased (and, where a style is erased, of objects in the other styles).
 
     A concept that is erased from another text is looked for where that text is asked for, and so is what must be left.
+    Every picture has a noise of its own: else the phrasings of one text would show the same picture again.
     """
     made, gone = [], [subject(text) for text in concepts]
+    noises = itertools.count(100_000 * seed)
 
-    def ask(group: str, prompt: str, n: int, about: Subject) -> None:
-        made.append(Row(group, prompt, seed + n, about, guidance))
+    def ask(prompt: str, n: int, **groups: Subject) -> None:
+        for noise in itertools.islice(noises, n):
+            made.extend(Row(group, prompt, noise, about, guidance) for group, about in groups.items())
 
     for text, about, source in zip(concepts, gone, erase_from or [""] * len(concepts), strict=True):
         if source:
             for prompt in (prompts := concept_prompts(source)[0]):
-                for n in range(-(-pictures // len(prompts))):
-                    ask("erased", prompt, n, about)
-                    ask("kept_source", prompt, n, rest_of(subject(source), about))
+                ask(prompt, -(-pictures // len(prompts)), erased=about, kept_source=rest_of(subject(source), about))
             continue
         for group, prompts in zip(("erased", "erased_styled"), concept_prompts(text), strict=True):
             for prompt in prompts:
-                for n in range(-(-pictures // len(prompts))):
-                    ask(group, prompt, n, about)
+                ask(prompt, -(-pictures // len(prompts)), **{group: about})
     lost = {noun for about in gone if not about.styles for noun in about.objects}
     lost_styles = {style for about in gone if not about.objects for style in about.styles}
     left = [noun for noun in words.OBJECTS if noun not in lost]
     for noun in left:
-        for n in range(kept):
-            ask("kept", words.a(noun), n, Subject(frozenset([noun])))
+        ask(words.a(noun), kept, kept=Subject(frozenset([noun])))
     styles = [style for style in words.STYLES if style not in lost_styles]
     held_out = set(words.held_out_pairs())
     for i, noun in enumerate(left if styles else []):
         style = styles[i % len(styles)]
         if (noun, style) not in held_out:
-            ask("kept_styles", words.styled_phrases(noun, style)[0], 0, Subject(styles=frozenset([style])))
+            ask(words.styled_phrases(noun, style)[0], 1, kept_styles=Subject(styles=frozenset([style])))
     return made
 
 
