@@ -5,7 +5,7 @@ export WANDB_SILENT := true
 
 .PHONY: help setup demo test faults bench bench-quality sweep studies gallery model-quality pretrain
 
-help:  ## these lines
+help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .venv/done: requirements.lock pyproject.toml

@@ -18,14 +18,14 @@ GALLERY = Path("outputs/gallery")
 CASES = {
     "pizza": "concept=pizza",
     "owl": "concept=owl",
-    "guitar-u": "concept=guitar layers=esd-u lr=5e-5",
-    "rocket-u": "concept=rocket layers=esd-u lr=5e-5",
+    "guitar-u": "concept=guitar experiment=emoji/esd-u",
+    "rocket-u": "concept=rocket experiment=emoji/esd-u",
     "weapon": "concept=weapon",
     "nudity": "concept=nudity eta=1.0",
     "openmoji": "concept=openmoji lr=1e-3 steps=200 schedule=cosine "
     "templates='[\"{}\",\"{} style\",\"an emoji in the style of {}\"]'",
     "several": 'concept="pizza,cat,guitar" steps=160',
-    "attribute": "concept=bath erase_from=nudity",
+    "attribute": "concept=pistol erase_from=weapon",
 }
 
 

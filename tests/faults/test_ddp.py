@@ -18,7 +18,7 @@ from esd.models import load
 
 BOTH = ("trainer=ddp", "trainer.accelerator=cpu", "batch=1")
 CASE = {
-    "pool by θ": ("concept=pizza,cat", "trajectories.walker=student", "preserve=a car"),
+    "pool by θ": ("concept=pizza,cat", "preserve=a car"),
     "student": ("concept=pizza,cat", "trajectories=student"),
 }
 

@@ -26,9 +26,9 @@ SMALL = (
 )
 CASES = {
     "student, adam": ("concept=pizza", "trajectories=student"),
-    "pool by θ*, adamw, two concepts": ("concept=pizza,cat", "optimizer=adamw"),
+    "pool by θ*, adamw, two concepts": ("concept=pizza,cat", "trajectories.walker=frozen", "optimizer=adamw"),
     "pool by θ, sgd, cosine, preserve": (
-        "concept=owl", "trajectories.walker=student", "optimizer=sgd", "schedule=cosine", "preserve=[a car,a house]",
+        "concept=owl", "optimizer=sgd", "schedule=cosine", "preserve=[a car,a house]",
     ),
     "cache, adam, two concepts, preserve": (
         "concept=pizza,cat", "trajectories=cache", "trajectories.walks=3", "trajectories.chunk=2", "preserve=a car",
