@@ -22,8 +22,7 @@ CASES = {
     "rocket-u": "concept=rocket experiment=emoji/esd-u",
     "weapon": "concept=weapon",
     "nudity": "concept=nudity eta=1.0",
-    "openmoji": "concept=openmoji lr=1e-3 steps=200 schedule=cosine "
-    "templates='[\"{}\",\"{} style\",\"an emoji in the style of {}\"]'",
+    "openmoji": "concept=openmoji experiment=emoji/style",
     "several": 'concept="pizza,cat,guitar" steps=160',
     "attribute": "concept=pistol erase_from=weapon",
 }
