@@ -49,6 +49,7 @@ SOURCES = {  # name: (source, walker)
     "pool, student walks": ("pool", "student"),
     "cache": ("cache", ""),
 }
+DEFAULT = "pool, student walks"  # what a run takes unless told otherwise
 BATCH, LR = 10, 2e-4
 ALONE = "student, batch 1"
 CASES = {ALONE: ("student", 1), **{name: (name, BATCH) for name in SOURCES}}  # name: (source, batch)
@@ -214,7 +215,7 @@ def overhead(model, store: Store, folder: Path, steps: int, turns: int) -> dict:
             marks.append(time.perf_counter())
 
     def by_lightning() -> tuple[float, float]:
-        loop = Loop(model, "pizza", "pool, frozen walks", BATCH, store)
+        loop = Loop(model, "pizza", DEFAULT, BATCH, store)
         del loop.module.report
         marks.clear()
         started = time.perf_counter()
@@ -230,7 +231,7 @@ def overhead(model, store: Store, folder: Path, steps: int, turns: int) -> dict:
         return time.perf_counter() - started, (marks[-1] - marks[0]) / (steps - 1)
 
     def bare() -> tuple[float, float]:
-        loop = Loop(model, "pizza", "pool, frozen walks", BATCH, store)
+        loop = Loop(model, "pizza", DEFAULT, BATCH, store)
         first = loop.run(1)
         rest = loop.run(steps - 1)
         return first + rest, rest / (steps - 1)
@@ -321,11 +322,11 @@ def switches(model, store: Store, turns: int) -> dict:
     wide = copied(model, lambda net: net.to(memory_format=torch.channels_last))
     compiled = copied(model, lambda net: None)
     loops = {
-        "as trained": Loop(model, "pizza", "pool, frozen walks", BATCH, store),
-        "float32": Loop(model, "pizza", "pool, frozen walks", BATCH, store, precision="32-true"),
-        "channels_last": Loop(wide, "pizza", "pool, frozen walks", BATCH, store),
-        "gradient_checkpointing": Loop(model, "pizza", "pool, frozen walks", BATCH, store),
-        "compile": Loop(compiled, "pizza", "pool, frozen walks", BATCH, store),
+        "as trained": Loop(model, "pizza", DEFAULT, BATCH, store),
+        "float32": Loop(model, "pizza", DEFAULT, BATCH, store, precision="32-true"),
+        "channels_last": Loop(wide, "pizza", DEFAULT, BATCH, store),
+        "gradient_checkpointing": Loop(model, "pizza", DEFAULT, BATCH, store),
+        "compile": Loop(compiled, "pizza", DEFAULT, BATCH, store),
     }
     loops["gradient_checkpointing"].module.student.enable_gradient_checkpointing()
     kept = {name: kept_for_backward(loops[name]) for name in ("as trained", "gradient_checkpointing")}

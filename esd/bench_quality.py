@@ -29,7 +29,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from esd.bench import ESD_U, ESD_X, SOURCES, Loop, mixed, store_in
+from esd.bench import DEFAULT, ESD_U, ESD_X, SOURCES, Loop, mixed, store_in
 from esd.emoji import protocol
 from esd.metrics.counts import counted, spread
 from esd.protocols import Row
@@ -37,8 +37,7 @@ from esd.protocols import Row
 CONCEPTS = ["pizza", "owl", "rocket", "umbrella", "twemoji style", "weapon"]
 OTHERS = ["cat", "guitar"]  # what batch and learning rate are tuned on
 RULES = {"esd-x": ESD_X, "esd-u": ESD_U}
-LR = {"esd-x": 2e-4, "esd-u": 5e-5}
-DEFAULT = "pool, frozen walks"
+LR = {"esd-x": 2e-4, "esd-u": 1e-4}
 PARTS = ("equal-steps", "equal-time", "until-erased")
 TRIED = {  # batch and learning rate, source by source
     "student": ((1, 4), (2e-4, 4e-4, 8e-4)),

@@ -23,7 +23,7 @@ CASES = {
     "weapon": "concept=weapon",
     "nudity": "concept=nudity eta=1.0",
     "openmoji": "concept=openmoji experiment=emoji/style",
-    "several": 'concept="pizza,cat,guitar" steps=160',
+    "several": 'concept="pizza,cat,guitar" steps=120 preserve=auto',
     "attribute": "concept=pistol erase_from=weapon",
 }
 
