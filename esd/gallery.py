@@ -20,7 +20,7 @@ CASES = {
     "owl": "concept=owl",
     "guitar-u": "concept=guitar experiment=emoji/esd-u",
     "rocket-u": "concept=rocket experiment=emoji/esd-u",
-    "weapon": "concept=weapon",
+    "weapon": "concept=weapon steps=100",
     "nudity": "concept=nudity eta=1.0",
     "openmoji": "concept=openmoji experiment=emoji/style",
     "several": 'concept="pizza,cat,guitar" steps=120 preserve=auto',
