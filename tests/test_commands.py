@@ -1,5 +1,6 @@
 """The commands as people type them."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -21,7 +22,8 @@ def test_a_run_leaves_what_is_promised(esd):
     assert done.returncode == 0, done.stderr[-2000:]
     (folder,) = runs(done.folder)
     left = {path.name for path in folder.iterdir()}
-    assert {"edit.safetensors", "grid.png", "metrics.json", "checkpoints", ".hydra", "wandb"} <= left
+    assert {"edit.safetensors", "grid.png", "metrics.json", "metrics.csv", "checkpoints", ".hydra", "wandb"} <= left
+    assert float(list(csv.DictReader((folder / "metrics.csv").open()))[-1]["erased/seen"]) <= 1  # what a report draws from
     assert len(list((folder / "checkpoints").iterdir())) == 2
     record = read_edit(folder).record
     assert record["concept"] == ["nudity"] and record["eta"] == 1.0 and record["layers"] == "esd-x" and record["steps"] == 2
