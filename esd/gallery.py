@@ -24,7 +24,7 @@ CASES = {
     "nudity": "concept=nudity eta=1.0",
     "openmoji": "concept=openmoji experiment=emoji/style",
     "several": 'concept="pizza,cat,guitar" steps=120 preserve=auto',
-    "attribute": "concept=pistol erase_from=weapon",
+    "attribute": "concept=bomb erase_from=weapon",
 }
 
 
@@ -48,6 +48,8 @@ def line(options: str, metrics: dict) -> str:
         return f"{100 * before['rate']:.0f} → {100 * after['rate']:.1f} % of {after['of']}"
 
     cells = [f"`{options}`", *(percent(group) for group in ("erased", "erased_styled", "kept", "kept_styles"))]
+    if "kept_source" in metrics["edit"]:  # erased from another text: what must be left of it
+        cells[2] = f"(the rest: {percent('kept_source')})"
     return f"| {' | '.join(cells)} | {metrics['training_seconds']:.0f} s |"
 
 
