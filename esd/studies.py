@@ -112,20 +112,29 @@ def table_of(study: str, runs: list[dict]) -> list[dict]:
     return made
 
 
+def cell(line: dict, group: str) -> str:
+    """Before → after, with the 95 % interval of what came after."""
+    if group not in line:
+        return ""
+    before, after = line[group]["base"], line[group]["edit"]
+    return f"{100 * before['rate']:.0f} → {100 * after['rate']:.1f} % ({spread(after)}) of {after['of']}"
+
+
 def printed(study: str, lines: list[dict]) -> None:
-    """As Markdown: before → after, with the 95 % interval of what came after."""
-    by, groups = STUDIES[study], [group for group in GROUPS if any(group in line for line in lines)]
-    print(f"\n| {' | '.join([*(name.replace('_', ' ') for name in by), *(GROUPS[group] for group in groups)])} |")
-    print("|---" * (len(by) + len(groups)) + "|")
+    """As Markdown; where rules of layers are compared they stand side by side."""
+    rules = sorted({line["layers"] for line in lines if "layers" in line}, reverse=True) or [""]
+    shown = ("erased", "erased_styled", "kept") if rules != [""] else GROUPS  # the rest is in table.json
+    groups = [group for group in shown if any(group in line for line in lines)]
+    by = [name for name in STUDIES[study] if name != "layers"]
+    rows: dict[tuple, dict[str, dict]] = {}
     for line in lines:
-        cells = [str(line[name]) for name in by]
-        for group in groups:
-            if group not in line:
-                cells.append("")
-                continue
-            before, after = line[group]["base"], line[group]["edit"]
-            cells.append(f"{100 * before['rate']:.0f} → {100 * after['rate']:.1f} % ({spread(after)}) of {after['of']}")
-        print(f"| {' | '.join(cells)} |")
+        rows.setdefault(tuple(line[name] for name in by), {})[line.get("layers", "")] = line
+    heads = [f"{rule} {GROUPS[group]}".strip() for rule in rules for group in groups]
+    print(f"\n| {' | '.join([*(name.replace('_', ' ') for name in by), *heads])} |")
+    print("|---" * (len(by) + len(heads)) + "|")
+    for key, found in rows.items():
+        cells = [cell(found[rule], group) if rule in found else "" for rule in rules for group in groups]
+        print(f"| {' | '.join([*map(str, key), *cells])} |")
 
 
 def main() -> None:

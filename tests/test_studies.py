@@ -69,7 +69,9 @@ def test_lines_pool_counts_and_not_rates(capsys):
     assert lines[-1]["erased"]["edit"] == counted(6, 48) and lines[-1]["kept"]["edit"] == counted(126, 168)
     studies.printed("objects", lines)
     said = capsys.readouterr().out.splitlines()
-    assert "| esd-x | all | 83 → 12.5 % (5.9–24.7 %) of 48 | 95 → 75.0 % (67.9–80.9 %) of 168 |" in said
+    assert said[1] == "| concept | esd-x seen, by name | esd-x others right | esd-u seen, by name | esd-u others right |"
+    assert any(line.startswith("| all | 83 → 12.5 % (5.9–24.7 %) of 48 | 95 → 75.0 % (67.9–80.9 %) of 168 |") for line in said)
+    assert "| pizza | 83 → 0.0 % (0.0–13.8 %) of 24 | 95 → 100.0 % (95.6–100.0 %) of 84 |  |  |" in said
     (line,) = studies.table_of("eta", runs[:2])[:1]
     assert (line["layers"], line["eta"], line["runs"]) == ("esd-x", 1.0, 2)
     (line,) = studies.table_of("many", runs[:1])
