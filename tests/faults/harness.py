@@ -190,6 +190,9 @@ def serve() -> None:
     from esd.quiet import quiet
 
     quiet()
+    import hydra  # noqa: F401
+    import pytorch_lightning  # noqa: F401
+    import wandb  # noqa: F401
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel  # noqa: F401
     from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
