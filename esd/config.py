@@ -59,6 +59,8 @@ def texts(value: object, option: str) -> list[str]:
     cleaned = [str(part).strip() for part in parts]
     if not cleaned or not all(cleaned):
         raise Mistake(f"{option} is empty: give a text, or a [list] of texts")
+    if any("\udc80" <= letter <= "\udcff" for part in cleaned for letter in part):  # so Python keeps what it cannot decode
+        raise Mistake(f"{option} is no text in UTF-8: {ascii(cleaned)}")
     return cleaned
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,6 +98,7 @@ def read_edit(path: str | Path, allow_pickle: bool = False) -> Edit:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         record = json.loads(metadata.get("record", "{}"))
+        json.dumps(record, ensure_ascii=False).encode()  # half a character is no text
         if key := strange(record):
             raise ValueError(f"its record's {key} is {record[key]}")
         form, seal = record.pop("format", None), record.pop("sha256", None)
@@ -115,7 +117,8 @@ def _read_pickle(path: Path, allowed: bool) -> dict[str, Tensor]:
             "convert it, or add allow_pickle=true if you trust where it is from"
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds
         raise Mistake(f"edit={path} is damaged, or holds more than tensors") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

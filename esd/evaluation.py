@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from esd import candidates, models
 from esd.candidates import Candidate
-from esd.command import Mistake
+from esd.command import Mistake, slug
 from esd.config import made_of
 from esd.edits import fingerprint
 from esd.files import read_json, write_json
@@ -49,7 +49,7 @@ def settings_of(cfg: DictConfig, protocol, base_hash: str) -> dict:
 def folder_of(out: str | None, settings: dict) -> Path:
     """Where it all goes. Raises Mistake for a folder whose pictures were made with other settings."""
     value = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
-    folder = Path(out or f"outputs/evaluate/{settings['protocol']}-{settings['model']}-{value[:8]}").expanduser()
+    folder = Path(out or f"outputs/evaluate/{settings['protocol']}-{slug(settings['model'])}-{value[:8]}").expanduser()
     if not (folder / "settings.json").is_file():
         if folder.is_dir() and any(folder.iterdir()):
             raise Mistake(f"out={folder} holds other things and no settings.json: give an empty folder, or a new one")

@@ -60,7 +60,9 @@ def export(cfg: DictConfig, folder: Path, console: Console) -> None:
     edits.check(model.denoiser, edit)
     if said := edits.foreign(edit, edits.fingerprint(model.denoiser), cfg.model.name, cfg.strict):
         console.print(f"warning: {said}", style="yellow", soft_wrap=True)
-    file, facts = write(cfg, model, edit, folder, f"{cfg.model.name}-without-{slug(edit.record.get('concept', 'concept'))}")
+    file, facts = write(
+        cfg, model, edit, folder, f"{slug(cfg.model.name)}-without-{slug(edit.record.get('concept', 'concept'))}"
+    )
     record = edit.record or {"base": cfg.model.name}
     with made_of("the edit's record, or metrics.json beside it"):
         page = card(record, beside(cfg.edit), facts, cfg.to, file, type(model.base).__name__)

@@ -98,8 +98,8 @@ def lines_of(metrics: dict, folder: Path) -> Iterator[Run]:
                 "" if result["kind"] == "edit" else f" ({result['kind']})"
             )
             yield of_record(
-                folder / name, result["record"], result, concept=concept, seconds=None,
-                protocol=metrics["protocol"], command=result["command"], grid=folder / result["grid"],
+                folder / Path(name).name, result["record"], result, concept=concept, seconds=None,
+                protocol=metrics["protocol"], command=result["command"], grid=folder / Path(result["grid"]).name,
             )  # fmt: skip
     elif "record" in metrics:
         record = metrics["record"]

@@ -39,9 +39,12 @@ def main(cfg: DictConfig) -> None:
             if name == "edit":
                 edits.apply(model.denoiser, edit)
             drawn[name] = sampling.sample(model, model.denoiser, asked, seeds, done=lambda n: progress.advance(task, n), **look)
+    names: dict[str, str] = {}  # of different prompts different ones
+    for prompt in prompts:
+        names.setdefault(prompt, slug(prompt) + (f"-{len(names)}" if slug(prompt) in names.values() else ""))
     for name, images in drawn.items():
         for prompt, seed, image in zip(asked, seeds, images, strict=True):
-            pictures.save(pictures.to_image(image), folder / name / f"{slug(prompt)}-{seed}.png")
+            pictures.save(pictures.to_image(image), folder / name / f"{names[prompt]}-{seed}.png")
     rows = [images[i : i + cfg.count] for i in range(0, len(asked), cfg.count) for images in drawn.values()]
     labels = [f"{name}: {prompt}" for prompt in prompts for name in drawn]
     page = pictures.grid(rows, labels, [f"noise {cfg.seed + n}" for n in range(cfg.count)])

@@ -72,23 +72,23 @@ def pipeline(folder: Path):
     except Exception as error:  # whatever these libraries raise of files that are not what they should be
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise Mistake(f"{folder} cannot be read ({said}): copy or download it again") from error
-    if empty := unfilled(found):
-        raise Mistake(f"{folder} lacks the tensor {empty}: copy or download it again")
     for name, part in found.components.items():  # the libraries fill what a file lacks with noise, and only log it
         held, wanted = _held(folder / name, variant), len(list(part.parameters())) if name in NETWORKS and part else 0
         if held < wanted:
             raise Mistake(f"{folder / name} holds {held} of the {wanted} tensors that it should: copy or download it again")
+    if empty := unfilled(found):
+        raise Mistake(f"{folder} lacks the tensor {empty}: copy or download it again")
     return found
 
 
 def unfilled(pipeline) -> str | None:
-    """A parameter that no file filled, as <part>.<name>, if there is one: the libraries leave it empty and say nothing."""
+    """A parameter that no file filled, if there is one, and of which part: the libraries leave it empty and say nothing."""
     import torch
 
     for name, part in pipeline.components.items():
         for tensor, value in part.named_parameters() if isinstance(part, torch.nn.Module) else ():
             if value.is_meta:
-                return f"{name}.{tensor}"
+                return f"{tensor} of its {name}"
     return None
 
 
