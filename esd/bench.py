@@ -7,7 +7,6 @@ figures beside their bars, writes outputs/bench.json. How well the sources erase
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import itertools
@@ -34,7 +33,7 @@ from torch.utils._pytree import tree_leaves  # noqa: E402
 
 from esd import layers  # noqa: E402
 from esd.cache import Store  # noqa: E402
-from esd.command import CONF, fast_precision  # noqa: E402
+from esd.command import CONF, Parser, fast_precision  # noqa: E402
 from esd.concepts import Concept, Draw, Draws  # noqa: E402
 from esd.erasure import Erasure  # noqa: E402
 from esd.phrases import Phrases  # noqa: E402
@@ -443,7 +442,7 @@ def processor() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--only", nargs="+", metavar="PART", help="some of the parts; the others stay as they were measured")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench.json"))

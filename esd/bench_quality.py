@@ -304,7 +304,9 @@ def tables(found: dict) -> Iterator:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    from esd.command import Parser, fail
+
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=PARTS, action="append", help="which, may be repeated; equal-steps and equal-time")
     parser.add_argument("--steps", type=int, default=50, help="of equal-steps")
     parser.add_argument("--batch", type=int, default=5, help="of equal-steps and equal-time")
@@ -321,7 +323,6 @@ def main() -> None:
     from rich.console import Console
 
     from esd import models
-    from esd.command import fail
     from esd.edits import fingerprint
     from esd.files import write_json
 

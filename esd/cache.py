@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -156,28 +157,32 @@ class Store:
 
 def main() -> None:
     """python -m esd.cache shows the walks that are kept; python -m esd.cache clear removes them."""
-    import argparse
     import os
 
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    from esd.command import Parser, fail
+
+    parser = Parser(description=main.__doc__)
     parser.add_argument("action", nargs="?", choices=["show", "clear"], default="show")
     parser.add_argument("--folder", type=Path, default=Path(os.environ.get("ESD_CACHE", "outputs/cache")))
     options = parser.parse_args()
     table, total = Table("concept", "erased from", "walks", "time steps", "base", "MB", box=None), 0
-    files = sorted(options.folder.glob("*.safetensors"))
+    if options.folder.exists() and not options.folder.is_dir():
+        fail(f"--folder {options.folder} is a file")
+    files = sorted(path for path in options.folder.glob("*.safetensors") if re.match(r"[0-9a-f]{24}\.", path.name))
     for path in files:
         total += path.stat().st_size
         try:
             with safe_open(path, "pt") as file:
                 of = json.loads(file.metadata()["of"])
             row = [of["c"], of["f"] or "∅", str(of["walks"]), str(len(of["timesteps"])), of["base"][:12]]
-        except (SafetensorError, KeyError, TypeError, ValueError):
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             row = [path.name, "damaged: made again when it is needed", "", "", ""]
-        table.add_row(*row, f"{path.stat().st_size / 1e6:.1f}")
-    console = Console(highlight=False)
+        table.add_row(*map(escape, row), f"{path.stat().st_size / 1e6:.1f}")
+    console = Console(highlight=False, markup=False)
     if options.action == "clear":
         for path in [*files, *options.folder.glob("*.lock")]:
             path.unlink(missing_ok=True)

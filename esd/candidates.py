@@ -50,8 +50,7 @@ def of_edit(path: str, concepts: Sequence[str]) -> Candidate:
     file = file / "edit.safetensors" if file.is_dir() else file
     name = slug(file.parent.resolve().name if file.name == "edit.safetensors" else file.stem)
     value = digest(file)
-    recorded = edit.record.get("concept", ())
-    recorded = (recorded,) if isinstance(recorded, str) else tuple(recorded)
+    recorded = tuple(edit.record.get("concept", ()))
     sources = () if concepts else tuple(edit.record.get("erase_from", ()))
     sources = sources if any(sources) and len(sources) == len(recorded) else ()
     return Candidate("edit", f"{name}-{value[:8]}", value, tuple(concepts) or recorded, sources, str(path), edit.record)

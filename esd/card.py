@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from pathlib import Path
 
 from esd.metrics.counts import shown
@@ -36,18 +38,24 @@ def card(record: dict, metrics: dict, facts: dict[str, str], to: str, file: str,
     rows = {
         "Base model": base, "Base model's SHA-256": record.get("base_hash"), "Erased": ", ".join(what), "η": record.get("eta"),
         "Layers": record.get("layers"), "Steps × batch": _times(record, "steps", "batch"), "Learning rate": record.get("lr"),
-        "Guidance of x_t": record.get("guidance"), "Seed": record.get("seed"), "Command": _code(record.get("command")),
+        "Guidance of x_t": record.get("guidance"), "Seed": record.get("seed"),
         "Versions": ", ".join(f"{name} {number}" for name, number in record.get("versions", {}).items()), **facts,
     }  # fmt: skip
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in head.items()), "---", ""]
-    lines += [f"# {base.split('/')[-1]} without {', '.join(what)}", ""]
+    lines += [f"# {_plain(base.split('/')[-1])} without {_plain(', '.join(what))}", ""]
     lines += ["Fine-tuned by ESD (Gandikota et al., Erasing Concepts from Diffusion Models, ICCV 2023) until it answers the"]
     lines += ["concept with its absence. Erasure is not proof: adversarial prompts bring part of an erased concept back.", ""]
-    lines += ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items() if value not in (None, "")), ""]
+    lines += ["| | |", "|---|---|", *(f"| {key} | {_plain(value)} |" for key, value in rows.items() if value not in (None, ""))]
+    if record.get("command"):
+        lines += [f"| Command | {_code(record['command'])} |"]
+    lines += [""]
     lines += ["## Use", "", USE[to].format(file=file, stem=Path(file).stem, pipeline=pipeline), ""]
     lines += ["## Measured", "", *_measured(metrics), ""]
     lines += ["## Licence", ""]
-    lines += [f"This is a derivative of {base}: its licence holds for this too, with whatever it asks of derivatives.", ""]
+    lines += [
+        f"This is a derivative of {_plain(base)}: its licence holds for this too, with whatever it asks of derivatives.",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -55,17 +63,24 @@ def _times(record: dict, *names: str) -> str | None:
     return " × ".join(str(record[name]) for name in names) if all(name in record for name in names) else None
 
 
-def _code(text: str | None) -> str | None:
-    return f"`{text}`" if text else None
+def _plain(value: object) -> str:
+    """What people and files from elsewhere say, as one line of text: no HTML, no links, and no end of a table's cell."""
+    return re.sub(r"([\\`\[\]|])", r"\\\1", html.escape(" ".join(str(value).split()), quote=False))
+
+
+def _code(text: str) -> str:
+    """The same as code, between more backticks in a row than it has itself."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {' '.join(text.split())} {fence}".replace("|", r"\|")
 
 
 def _measured(metrics: dict) -> list[str]:
     if "edit" not in metrics:
         return ["Nothing was measured."]
     rows = [
-        f"| {NAMES.get(group, group)} | {shown(metrics['base'][group])} | {shown(after)} |"
+        f"| {_plain(NAMES.get(group, group))} | {_plain(shown(metrics['base'][group]))} | {_plain(shown(after))} |"
         for group, after in metrics["edit"].items()
         if isinstance(after, dict) and "of" in after and group in metrics.get("base", {})
     ]
-    said = f"Protocol {metrics.get('protocol')}: pictures in which the judge saw it."
+    said = f"Protocol {_plain(metrics.get('protocol'))}: pictures in which the judge saw it."
     return [said, "", "| | before | after |", "|---|---|---|", *rows]

@@ -5,24 +5,31 @@ Imports nothing heavy: a wrong option must be answered before torch is loaded.
 
 from __future__ import annotations
 
-import errno
+import argparse
 import functools
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from esd.signals import FIRST
 
 # In the checkout conf/ stands beside the package, in the wheel it lies inside.
 CONF = next(p for p in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if p.is_dir())
 TEXTS = ("concept", "erase_from", "prompt")  # options whose values are people's words, not Hydra's grammar
 LISTS = ("concept", "erase_from")  # of these, the ones that a comma divides
+PATHS = ("edit", "resume", "out", "init", "preserve")  # options whose values may hold what that grammar has no place for
+GROUP_PATHS = ("path", "csv", "real", "folder")  # those in a group: model.path, protocol.csv, …
+PLAIN = r"[\w/\-\\+.$%*@?|:, ]*"  # what it takes as it stands
 
 
 class Mistake(ValueError):
@@ -46,8 +53,20 @@ def fresh(parent: str, name: str) -> str:
             folder.mkdir()
         except FileExistsError:
             continue
+        _MADE.append(folder.absolute())
         return str(folder)
     raise Mistake(f"{parent} already holds a thousand folders named {name}: clear it out")
+
+
+_MADE: list[Path] = []  # by this process
+
+
+def remove_unused() -> None:
+    """Of the folders that were made fresh, those that hold only what Hydra notes down by itself."""
+    for folder in _MADE:
+        left = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != ".hydra"]
+        if all(path.name == "multirun.yaml" or path.suffix == ".log" for path in left):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def fast_precision() -> str:
@@ -71,36 +90,67 @@ OmegaConf.register_new_resolver("slug", slug, replace=True)
 OmegaConf.register_new_resolver("fresh", fresh, replace=True)
 OmegaConf.register_new_resolver("clock", lambda pattern: _START.strftime(pattern), replace=True)
 _START = datetime.now()
+DEBUG = os.environ.get("HYDRA_FULL_ERROR") == "1" and FIRST  # tracebacks are wanted (other ranks inherit it from the first)
+
+
+def literal(text: str) -> str:
+    """Text as Hydra's grammar and OmegaConf's interpolation leave it alone. Backslashes count before a quote, and before ${."""
+    text = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", text)
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + found[2].replace("'", r"\'"), text) + "'"
 
 
 def quoted(argument: str, multirun: bool) -> str:
     """Free text as Hydra takes it: concept=Monet's garden → concept='Monet\\'s garden'; a comma divides concepts, which
-    are a list in one run and a sweep in a multirun. Values that already are quoted or in brackets stay."""
+    are a list in one run and a sweep in a multirun. Values that already are quoted or in brackets stay, and so do paths
+    that Hydra takes as they are."""
     key, equals, value = argument.partition("=")
-    if not equals or key.lstrip("+") not in TEXTS or value[:1] in ("'", '"', "[", "$") or not value:
+    name = key.lstrip("+")
+    path = name in PATHS or name.rpartition(".")[2] in GROUP_PATHS
+    if not equals or not (path or name in TEXTS) or value[:1] in ("'", '"', "[", "$") or not value:
         return argument
-
-    def quote(text: str) -> str:
-        return "'" + text.strip().replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-    parts = value.split(",") if key.lstrip("+") in LISTS else [value]
-    listed = ",".join(map(quote, parts))
+    if path and re.fullmatch(PLAIN, value, re.ASCII):
+        return argument
+    parts = value.split(",") if name in LISTS or (path and multirun) else [value]
+    listed = ",".join(literal(part.strip()) for part in parts)
     return f"{key}={listed}" if multirun or len(parts) == 1 else f"{key}=[{listed}]"
 
 
+# What Hydra and OmegaConf add to their messages: where they looked, and what their own programmer's next step is.
+NOISE = r"full_key|object_type|reference_type|To append to|Config search path|provider=|See https://hydra"
+
+
 def one_line(error: BaseException) -> str:
-    """Hydra's and OmegaConf's messages, which take several lines, in one."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(("full_key", "object_type", "reference_type", "To append to"))]
+    """What is wrong, in one line: of a Mistake its own words, of Hydra's and OmegaConf's messages what matters to people."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not re.match(NOISE, line.strip())]
     text = " ".join(dict.fromkeys(lines)) or type(error).__name__
-    if cause := error.__cause__:
+    if missing := re.search(r"Missing mandatory value: ([\w.]+)", text):
+        whole = getattr(error, "full_key", None) or ""
+        option = whole if whole.endswith(f".{missing[1]}") else missing[1]
+        return f"{option} is missing: give {option}=…"
+    if (cause := error.__cause__) and not isinstance(error, Mistake):
         text += ": " + " ".join(line.strip() for line in str(cause).splitlines()[:1])
-    return re.sub(r"\s+", " ", text).removeprefix("Error merging override ")
+    return re.sub(r"\s+", " ", text).removeprefix("Error merging override ").replace("'.: ", "': ")
+
+
+def known(error: Exception) -> bool:
+    """Whether it is about what was asked for, and one line says enough; of others the traceback is wanted."""
+    ours = isinstance(error, Mistake) or type(error).__module__.startswith(("hydra", "omegaconf"))
+    return ours or (isinstance(error, OSError) and bool(error.filename))  # a file that cannot be read or written
 
 
 def fail(message: str, code: int = 2) -> None:
+    remove_unused()
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+class Parser(argparse.ArgumentParser):
+    """Of the commands that have no configuration: wrong arguments end in one line, too."""
+
+    def error(self, message: str) -> None:
+        fail(f"{message} (--help lists what there is)")
 
 
 def command(
@@ -116,25 +166,25 @@ def command(
         def job(cfg: DictConfig) -> object:
             try:
                 return main(cfg)
-            except Mistake as error:
-                if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    raise  # the sweep goes on, and lists it
+            except Exception as error:
+                if DEBUG or not known(error) or HydraConfig.get().mode == RunMode.MULTIRUN:
+                    raise  # a sweep goes on, and lists it
                 fail(one_line(error))  # before Hydra says it in its own way
 
         run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(job)
 
         @functools.wraps(main)
         def start() -> object:
-            debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us and not Hydra's printer
             try:
                 multirun = any(argument in ("-m", "--multirun") for argument in sys.argv[1:])
-                sys.argv[1:] = prepare([quoted(argument, multirun) for argument in sys.argv[1:]])
+                sys.argv[1:] = [quoted(argument, multirun) for argument in prepare(sys.argv[1:])]
+                flags = get_args_parser()
+                flags.error = fail
+                flags.parse_args()
                 return run()
             except Exception as error:
-                known = isinstance(error, Mistake) or type(error).__module__.startswith(("hydra", "omegaconf"))
-                known = known or getattr(error, "errno", None) == errno.ENOSPC  # Hydra's own files
-                if debug or not known:
+                if DEBUG or not known(error):
                     raise
                 fail(one_line(error))
             except KeyboardInterrupt:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, ListConfig
 
-from esd.command import Mistake
+from esd.command import Mistake, one_line
 
 
 @dataclass
@@ -50,12 +52,53 @@ ConfigStore.instance().store(name="train_schema", node=Train)
 
 
 def texts(value: object, option: str) -> list[str]:
-    """One text, or a list of them, as a list. Raises Mistake where one is empty or there is none."""
+    """One text, or a list of them, as a list. Raises Mistake where one is empty or no text, or there is none."""
     parts = list(value) if isinstance(value, list | tuple | ListConfig) else [value]
-    cleaned = [str(part).strip() for part in parts if part is not None]
+    if any(part is None or isinstance(part, list | dict | ListConfig | DictConfig) for part in parts):
+        raise Mistake(f"{option}={value} must be a text, or a [list] of texts")
+    cleaned = [str(part).strip() for part in parts]
     if not cleaned or not all(cleaned):
-        raise Mistake(f"{option} is empty: name what to erase, for example {option}=pizza or {option}='[Van Gogh, Monet]'")
+        raise Mistake(f"{option} is empty: give a text, or a [list] of texts")
+    if any("\udc80" <= letter <= "\udcff" for part in cleaned for letter in part):  # so Python keeps what it cannot decode
+        raise Mistake(f"{option} is no text in UTF-8: {ascii(cleaned)}")
     return cleaned
+
+
+def one_text(value: object, option: str) -> str:
+    """Raises Mistake where there is none, or a list of several."""
+    found = texts(value, option)
+    if len(found) > 1:
+        raise Mistake(f"{option}={value} must be one text, and is {len(found)}")
+    return found[0]
+
+
+def one_of(value: object, option: str, known: Iterable[str]) -> None:
+    """Raises Mistake for what is unknown."""
+    if value not in known:
+        raise Mistake(f"{option}={value} is unknown: {', '.join(known)}")
+
+
+def least(cfg: Mapping, prefix: str = "", **lows: float) -> None:
+    """Each named option is a number, and no less than this: a whole one where this is. Raises Mistake.
+
+    prefix: of the options' names in the message. Whole numbers stay below 2⁶², so that a seed of noise plus a count is one.
+    """
+    for name, low in lows.items():
+        value, (kinds, what) = cfg[name], (int, "whole") if isinstance(low, int) else (int | float, "finite")
+        if not isinstance(value, kinds) or isinstance(value, bool) or not low <= value < 2**62:
+            raise Mistake(f"{prefix}{name}={value} must be a {what} number, {low:g} or more")
+
+
+@contextlib.contextmanager
+def made_of(options: str) -> Iterator[None]:
+    """Around what only builds an object from options: whatever it raises is about them, and becomes a Mistake."""
+    try:
+        yield
+    except Mistake:
+        raise
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
+        raise Mistake(f"{options}: {one_line(cause)}") from error
 
 
 def check(cfg: DictConfig) -> None:
@@ -71,14 +114,15 @@ def check(cfg: DictConfig) -> None:
     for template in cfg.templates or [""]:
         if template.count("{}") != 1:
             raise Mistake(f"templates: '{template}' needs one {{}} where the concept goes, for example 'a painting by {{}}'")
-    lows = {"steps": 1, "batch": 1, "sampling_steps": 1, "preserve_batch": 0, "seed": 0, "grid_every": 0, "checkpoint_every": 1}
-    for name, low in lows.items():
-        if cfg[name] < low:
-            raise Mistake(f"{name}={cfg[name]} is too small: {low} or more")
-    for name in ("eta", "guidance", "lr", "preserve_weight", "checkpoint_minutes"):
-        if not math.isfinite(cfg[name]) or cfg[name] < 0:
-            raise Mistake(f"{name}={cfg[name]} must be a finite number, 0 or more")
+    least(cfg, steps=1, batch=1, sampling_steps=1, preserve_batch=0, seed=0, grid_every=0, checkpoint_every=1)
+    least(cfg, eta=0.0, guidance=0.0, lr=0.0, preserve_weight=0.0, checkpoint_minutes=0.0)
     if cfg.lr == 0:
         raise Mistake("lr=0 trains nothing: for example lr=1e-5")
-    if cfg.objective not in ("kept-erased", "erased", "kept"):
-        raise Mistake(f"objective={cfg.objective} is unknown: kept-erased, erased or kept")
+    one_of(cfg.objective, "objective", ("kept-erased", "erased", "kept"))
+    one_of(cfg.logger.name, "logger.name", ("wandb", "csv", "none"))
+    one_of(cfg.trajectories.name, "trajectories.name", ("student", "pool", "cache"))
+    if cfg.trajectories.name == "pool":
+        one_of(cfg.trajectories.walker, "trajectories.walker", ("frozen", "student"))
+    if cfg.trajectories.name == "cache":
+        least(cfg.trajectories, "trajectories.", walks=1, chunk=1, seed=0, limit=0.0)
+        one_of(cfg.trajectories.dtype, "trajectories.dtype", ("float16", "bfloat16", "float32"))

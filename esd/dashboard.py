@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 
-from esd.command import Mistake, fail
+from esd.command import Mistake, Parser, fail
 
 # Every key that a panel reads: what a run logs (erasure.py, callbacks.py, verdict.py), and of its configuration
 # (loggers.flat). The tests hold them against an offline run.
@@ -80,7 +79,7 @@ def workspace(entity: str, project: str):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m esd.dashboard", description=__doc__)
+    parser = Parser(prog="python -m esd.dashboard", description=__doc__)
     parser.add_argument("project", metavar="ENTITY/PROJECT")
     parser.add_argument("--print", action="store_true", dest="shown", help="show the definition and save nothing: no network")
     options = parser.parse_args()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,10 @@ from esd.command import Mistake
 from esd.files import whole
 
 FORMAT = "esd-edit-1"
+KINDS = {  # of what is read again from a record
+    "base": str, "base_hash": str, "concept": list, "erase_from": list, "eta": int | float, "layers": str, "versions": dict,
+    "command": str,
+}  # fmt: skip
 
 
 @dataclass
@@ -26,6 +30,15 @@ class Edit:
 
     tensors: dict[str, Tensor]
     record: dict = field(default_factory=dict)
+
+
+def strange(record: dict) -> str | None:
+    """An entry that is of another kind than `esd.train` writes, if there is one: a file from elsewhere may say anything."""
+    for key, kind in KINDS.items():
+        value = record.get(key, kind() if kind in (str, list, dict) else 0)
+        if not isinstance(value, kind) or (kind is list and not all(isinstance(text, str) for text in value)):
+            return key
+    return None
 
 
 def fingerprint(denoiser: nn.Module) -> str:
@@ -85,6 +98,9 @@ def read_edit(path: str | Path, allow_pickle: bool = False) -> Edit:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         record = json.loads(metadata.get("record", "{}"))
+        json.dumps(record, ensure_ascii=False).encode()  # half a character is no text
+        if key := strange(record):
+            raise ValueError(f"its record's {key} is {record[key]}")
         form, seal = record.pop("format", None), record.pop("sha256", None)
         if (form or seal) and seal != digest(tensors, json.dumps(record)):
             raise ValueError("its content is not what was written")
@@ -101,8 +117,9 @@ def _read_pickle(path: Path, allowed: bool) -> dict[str, Tensor]:
             "convert it, or add allow_pickle=true if you trust where it is from"
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds
         raise Mistake(f"edit={path} is damaged, or holds more than tensors") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise Mistake(f"edit={path} holds no dictionary of tensors: give a U-Net's state dictionary")
@@ -115,6 +132,8 @@ def check(denoiser: nn.Module, edit: Edit) -> None:
     if not edit.tensors:
         raise Mistake("the edit holds no tensors")
     for name, tensor in edit.tensors.items():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise Mistake(f"the edit's {name} holds no finite numbers ({tensor.dtype}): make or copy it again")
         if name not in parameters:
             raise Mistake(f"the edit's {name} is no weight of this {type(denoiser).__name__}: it was made for another model")
         if parameters[name].shape != tensor.shape:

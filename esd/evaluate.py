@@ -12,7 +12,7 @@ from hydra.utils import get_class
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from esd.command import Mistake, command
-from esd.config import texts
+from esd.config import least, made_of, one_text, texts
 
 
 @dataclass
@@ -38,22 +38,20 @@ ConfigStore.instance().store(name="evaluate_schema", node=Evaluate)
 
 
 def build(cfg: DictConfig):
-    """The configured protocol. Raises Mistake for an option that it has not, or that is missing."""
-    if absent := sorted(OmegaConf.missing_keys(cfg.protocol)):
-        raise Mistake(f"protocol.{absent[0]} is missing: this protocol needs it, give protocol.{absent[0]}=…")
-    options = OmegaConf.to_container(cfg.protocol, resolve=True)
-    target = options.pop("_target_")
-    try:
-        return get_class(target)(**options)
-    except TypeError as error:
-        raise Mistake(f"protocol: {str(error).replace('__init__() ', '')}") from error
+    """The configured protocol. Raises Mistake for an option that it has not, or that is missing or of another kind."""
+    options = OmegaConf.to_container(cfg.protocol, resolve=True, throw_on_missing=True)
+    lows = {"pictures": 1, "kept": 0, "limit": 1, "seed": 0, "guidance": 0.0}
+    least(options, "protocol.", **{name: low for name, low in lows.items() if options.get(name) is not None})
+    for name in ("csv", "real"):
+        if options.get(name) is not None:
+            options[name] = one_text(options[name], f"protocol.{name}")
+    with made_of("protocol"):
+        return get_class(options.pop("_target_"))(**options)
 
 
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
-    for name in ("sampling_steps", "batch", "devices"):
-        if cfg[name] < 1:
-            raise Mistake(f"{name}={cfg[name]} is too small: 1 or more")
+    least(cfg, sampling_steps=1, batch=1, devices=1)
     paths = texts(cfg.edit, "edit")
     concepts = texts(cfg.concept, "concept") if cfg.concept else []
 

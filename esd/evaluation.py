@@ -13,12 +13,14 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.markup import escape
 
 from esd import candidates, models
 from esd.candidates import Candidate
-from esd.command import Mistake
+from esd.command import Mistake, slug
+from esd.config import made_of
 from esd.edits import fingerprint
-from esd.files import write_json
+from esd.files import read_json, write_json
 from esd.generation import Bar, Painter, batches, missing, read, sized
 from esd.models.family import Model
 from esd.pictures import grid, save
@@ -47,29 +49,34 @@ def settings_of(cfg: DictConfig, protocol, base_hash: str) -> dict:
 def folder_of(out: str | None, settings: dict) -> Path:
     """Where it all goes. Raises Mistake for a folder whose pictures were made with other settings."""
     value = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
-    folder = Path(out or f"outputs/evaluate/{settings['protocol']}-{settings['model']}-{value[:8]}").expanduser()
+    folder = Path(out or f"outputs/evaluate/{settings['protocol']}-{slug(settings['model'])}-{value[:8]}").expanduser()
     if not (folder / "settings.json").is_file():
         if folder.is_dir() and any(folder.iterdir()):
             raise Mistake(f"out={folder} holds other things and no settings.json: give an empty folder, or a new one")
         return folder
-    before, now = json.loads((folder / "settings.json").read_text()), json.loads(json.dumps(settings, default=str))
+    before, now = read_json(folder / "settings.json"), json.loads(json.dumps(settings, default=str))
     if before != now:
         differing = [f"{key} was {before.get(key)}, is {now.get(key)}" for key in now if before.get(key) != now.get(key)]
         raise Mistake(f"out={folder} holds pictures made with other settings ({'; '.join(differing)}): give another out=…")
     return folder
 
 
-def draw(cfg: DictConfig, model: Model, wanted: dict[Candidate, list[Row]], folder: Path) -> None:
-    """Every candidate's missing pictures, over the configured devices."""
+def trainer_of(cfg: DictConfig) -> pl.Trainer:
+    """The devices that draw, as configured. Raises Mistake for one that is not there, or a precision that is unknown."""
+    with made_of("accelerator, devices, precision"):
+        return pl.Trainer(
+            accelerator=cfg.accelerator, devices=cfg.devices, precision=cfg.precision, logger=False,
+            callbacks=[Bar(refresh_rate=1)], enable_checkpointing=False, enable_model_summary=False,
+        )  # fmt: skip
+
+
+def draw(cfg: DictConfig, trainer: pl.Trainer, model: Model, wanted: dict[Candidate, list[Row]], folder: Path) -> None:
+    """Every candidate's missing pictures, over the trainer's devices."""
     left = {candidate: missing(rows, folder / candidate.name) for candidate, rows in wanted.items()}  # before any is drawn
     if not any(left.values()):
         return
-    bar = Bar(refresh_rate=1)
+    bar = next(callback for callback in trainer.callbacks if isinstance(callback, Bar))
     warnings.filterwarnings("ignore", "predict returned None")  # its pictures are files
-    trainer = pl.Trainer(
-        accelerator=cfg.accelerator, devices=cfg.devices, precision=cfg.precision, logger=False, callbacks=[bar],
-        enable_checkpointing=False, enable_model_summary=False, default_root_dir=str(folder),
-    )  # fmt: skip
     for candidate, rows in left.items():
         if not rows:
             continue
@@ -118,10 +125,12 @@ def evaluate(cfg: DictConfig, protocol, found: list[Candidate], command: str) ->
     command: what was typed, for the record.
     """
     models.folder_of(cfg.model.path)
+    trainer = trainer_of(cfg)
     device = torch.device("cuda" if cfg.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu")
     protocol.ready(device)
     asked = {candidate: protocol.rows(candidate.concepts, candidate.erase_from) for candidate in found}
     model = models.load(cfg.model.path, cfg.model.name)
+    model.sampler(cfg.sampling_steps)
     if protocol.side not in (None, drawn := model.latent_shape[-1] * model.base.vae_scale_factor):
         raise Mistake(f"protocol={protocol.name} judges pictures of {protocol.side} pixels: {cfg.model.name} draws {drawn}")
     base_hash = fingerprint(model.denoiser)
@@ -137,14 +146,14 @@ def evaluate(cfg: DictConfig, protocol, found: list[Candidate], command: str) ->
     wanted = {base: every} | asked
     count = sum(len(missing(rows, folder / candidate.name)) for candidate, rows in wanted.items())
     total = sum(len({row.file for row in rows}) for rows in wanted.values())
-    console.print(f"{count} pictures to draw, {total - count} there already, in {folder}", soft_wrap=True)
-    draw(cfg, model, wanted, folder)
+    console.print(f"{count} pictures to draw, {total - count} there already, in {folder}", soft_wrap=True, markup=False)
+    draw(cfg, trainer, model, wanted, folder)
 
     results, path = {}, folder / "metrics.json"
     if path.is_file():  # what was evaluated here before, with the same settings
-        results = json.loads(path.read_text())["results"]
+        results = read_json(path)["results"]
     for candidate, rows in asked.items():
-        with console.status(f"Judging {candidate.title}"):
+        with console.status(f"Judging {escape(candidate.title)}"):
             figures = {
                 name: protocol.measure(batches(rows, folder / whose.name, folder / "base", device))
                 for name, whose in (("base", base), ("edit", candidate))
@@ -166,5 +175,5 @@ def evaluate(cfg: DictConfig, protocol, found: list[Candidate], command: str) ->
     write_json(path, metrics)
     for candidate in found:
         console.print(figures_table(protocol, candidate.title, results[candidate.name]))
-    console.print(f"Figures: {path}. Pictures, and grids of them side by side: {folder}", soft_wrap=True)
+    console.print(f"Figures: {path}. Pictures, and grids of them side by side: {folder}", soft_wrap=True, markup=False)
     return metrics, folder

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from esd.command import Mistake, command, slug
+from esd.command import Mistake, command, one_line, slug
+from esd.config import least, made_of, one_of, one_text
+from esd.files import read_json, whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,17 +20,22 @@ FORMS = ("official", "diffusers", "single-file", "lora")
 
 def check(cfg: DictConfig) -> None:
     """Everything that can be told without a model. Raises Mistake."""
-    if cfg.to not in FORMS:
-        raise Mistake(f"to={cfg.to} is unknown: {', '.join(FORMS)}")
-    if cfg.format not in ("peft", "kohya"):
-        raise Mistake(f"format={cfg.format} is unknown: peft or kohya")
+    one_text(cfg.edit, "edit")
+    one_of(cfg.to, "to", FORMS)
+    one_of(cfg.format, "format", ("peft", "kohya"))
+    for name in ("strict", "allow_pickle"):
+        if not isinstance(cfg[name], bool):
+            raise Mistake(f"{name}={cfg[name]} must be true or false")
+    if cfg.push is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(cfg.push)):
+        raise Mistake(f"push={cfg.push} is no OWNER/NAME of a repository on the hub")
     if cfg.to != "lora" and (cfg.rank is not None or cfg.energy is not None or cfg.format != "peft"):
         raise Mistake(f"rank, energy and format are a LoRA's: leave them out, or give to=lora instead of to={cfg.to}")
-    for name, value in (("rank", cfg.rank), ("energy", cfg.energy)):
-        if value is not None and not isinstance(value, int | float):
-            raise Mistake(f"{name}={value} must be a number")
-    if cfg.rank is not None and (cfg.rank < 1 or cfg.rank != int(cfg.rank)):
-        raise Mistake(f"rank={cfg.rank} must be a whole number, 1 or more")
+    if cfg.rank is not None and cfg.energy is not None:
+        raise Mistake(f"rank={cfg.rank} and energy={cfg.energy} are two ways to say the same: give one of them")
+    if cfg.rank is not None:
+        least(cfg, rank=1)
+    if cfg.energy is not None and not (isinstance(cfg.energy, int | float) and 0 < cfg.energy <= 1):
+        raise Mistake(f"energy={cfg.energy} must be above 0 and up to 1, for example energy=0.95")
     from esd.models import folder_of
 
     folder_of(cfg.model.path)
@@ -40,7 +47,7 @@ def main(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from rich.console import Console
 
-    export(cfg, Path(HydraConfig.get().runtime.output_dir), Console(highlight=False))
+    export(cfg, Path(HydraConfig.get().runtime.output_dir), Console(highlight=False, markup=False))
 
 
 def export(cfg: DictConfig, folder: Path, console: Console) -> None:
@@ -52,26 +59,33 @@ def export(cfg: DictConfig, folder: Path, console: Console) -> None:
     model = models.load(cfg.model.path, cfg.model.name)
     edits.check(model.denoiser, edit)
     if said := edits.foreign(edit, edits.fingerprint(model.denoiser), cfg.model.name, cfg.strict):
-        console.print(f"[yellow]warning:[/] {said}", soft_wrap=True)
-    file, facts = write(cfg, model, edit, folder, f"{cfg.model.name}-without-{slug(edit.record.get('concept', 'concept'))}")
+        console.print(f"warning: {said}", style="yellow", soft_wrap=True)
+    file, facts = write(
+        cfg, model, edit, folder, f"{slug(cfg.model.name)}-without-{slug(edit.record.get('concept', 'concept'))}"
+    )
     record = edit.record or {"base": cfg.model.name}
-    page = card(record, beside(cfg.edit), facts, cfg.to, file, type(model.base).__name__)
-    (folder / "README.md").write_text(page, encoding="utf-8")
+    with made_of("the edit's record, or metrics.json beside it"):
+        page = card(record, beside(cfg.edit), facts, cfg.to, file, type(model.base).__name__)
+    with whole(folder / "README.md") as temporary:
+        temporary.write_text(page, encoding="utf-8")
     for name, text in facts.items():
         console.print(f"{name}: {text}", soft_wrap=True)
     console.print(f"Exported: {folder / file}", soft_wrap=True)
     if cfg.push:
         from huggingface_hub import HfApi
 
-        HfApi().create_repo(cfg.push, exist_ok=True)
-        console.print(f"Pushed: {HfApi().upload_folder(repo_id=cfg.push, folder_path=folder)}", soft_wrap=True)
+        try:
+            HfApi().create_repo(cfg.push, exist_ok=True)
+            console.print(f"Pushed: {HfApi().upload_folder(repo_id=cfg.push, folder_path=folder)}", soft_wrap=True)
+        except Exception as error:  # no network, no login, no right: of several libraries
+            raise Mistake(f"push={cfg.push}: the hub did not take it ({one_line(error)}); the export is in {folder}") from error
 
 
 def beside(edit: str) -> dict:
     """The metrics.json of the edit's run, if it is still with it."""
     path = Path(edit).expanduser()
     path = (path if path.is_dir() else path.parent) / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def write(cfg: DictConfig, model, edit, folder: Path, stem: str) -> tuple[str, dict[str, str]]:
@@ -79,7 +93,6 @@ def write(cfg: DictConfig, model, edit, folder: Path, stem: str) -> tuple[str, d
     from safetensors.torch import save_file
 
     from esd import edits, layout
-    from esd.files import whole
 
     if cfg.to == "lora":
         return lora(cfg, model, edit, folder, stem)
@@ -114,7 +127,6 @@ def lora(cfg: DictConfig, model, edit, folder: Path, stem: str) -> tuple[str, di
     from safetensors.torch import save_file
 
     from esd import lora
-    from esd.files import whole
 
     base = {name: p.detach() for name, p in model.denoiser.named_parameters() if name in edit.tensors}
     made = lora.decompose(base, edit.tensors, 16 if cfg.rank is None and cfg.energy is None else cfg.rank, cfg.energy)

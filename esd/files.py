@@ -57,6 +57,17 @@ def sweep_up(folder: Path, stem: str = "") -> None:
         path.unlink(missing_ok=True)
 
 
+def read_json(path: Path) -> dict:
+    """What a JSON file holds. Raises Mistake where it cannot be read, or is no {object}."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Mistake(f"{path} is damaged ({error}): copy, download or make it again") from error
+    if not isinstance(value, dict):
+        raise Mistake(f"{path} is damaged (it holds a {type(value).__name__}): copy, download or make it again")
+    return value
+
+
 def write_json(path: str | os.PathLike, value: object) -> None:
     with whole(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

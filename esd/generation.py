@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from pytorch_lightning.callbacks import RichProgressBar
+from rich.markup import escape
 from torch import Tensor, nn
 
 from esd.command import Mistake
@@ -28,7 +29,7 @@ class Bar(RichProgressBar):
 
     @property
     def predict_description(self) -> str:
-        return f"Drawing {self.name}"
+        return f"Drawing {escape(self.name)}"
 
 
 def look(row: Row) -> tuple:
@@ -76,7 +77,7 @@ class Painter(pl.LightningModule):
             )  # fmt: skip
             for row, picture in zip(alike, drawn, strict=True):
                 if not picture.isfinite().all():
-                    raise FloatingPointError(f"the picture of '{row.prompt}' (seed {row.seed}) is not finite")
+                    raise Mistake(f"the picture of '{row.prompt}' (seed {row.seed}, guidance {row.guidance}) is not finite")
                 save(to_image(picture), self.folder / row.file)
 
 

@@ -22,6 +22,12 @@ class Rule:
     exclude: list[str] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)
 
+    def __post_init__(self):
+        if not all(isinstance(names, list) for names in (self.include, self.exclude, self.modules)):
+            raise TypeError("include, exclude and modules are [lists]")
+        for pattern in (*self.include, *self.exclude):
+            re.compile(pattern)
+
 
 def select(denoiser: nn.Module, rule: Rule) -> list[str]:
     """The parameters that the rule names, in the denoiser's order. Raises Mistake if there are none."""

@@ -24,9 +24,9 @@ class Phrases(nn.Module):
         c, f = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
         for k, concept in enumerate(concepts):
             for j, template in enumerate(templates):
-                c[k, j] = prompts.setdefault(template.format(concept.text), len(prompts))
+                c[k, j] = prompts.setdefault(template.replace("{}", concept.text), len(prompts))
                 if concept.erase_from:
-                    f[k, j] = prompts.setdefault(template.format(concept.erase_from), len(prompts))
+                    f[k, j] = prompts.setdefault(template.replace("{}", concept.erase_from), len(prompts))
                 if concept.eta == 0:  # a preserved prompt is taken as it stands
                     c[k, j] = f[k, j] = prompts.setdefault(concept.erase_from, len(prompts))
         self.prompts = list(prompts)

@@ -7,16 +7,24 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from esd.command import Mistake, command
+from esd.config import least, made_of
 
 
 @command("pretrain")
 def main(cfg: DictConfig) -> None:
+    least(cfg, seed=0, devices=1)
+    if cfg.init is not None and not Path(str(cfg.init), "model_index.json").is_file():
+        raise Mistake(f"init={cfg.init} is no model's folder: it has no model_index.json")
     import torch
     from diffusers import StableDiffusionPipeline
 
     from esd.quiet import quiet
 
     quiet()
+    import pytorch_lightning as pl
+
+    with made_of("accelerator, devices, precision"):
+        pl.Trainer(accelerator=cfg.accelerator, devices=cfg.devices, precision=cfg.precision, logger=False)
     from esd.emoji import art, unet, vae, words
     from esd.emoji import judge as judges
     from esd.emoji.fitting import Pictures, fit

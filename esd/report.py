@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
+import contextlib
 import csv
 import io
-import json
 import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
 from jinja2 import Environment, FileSystemLoader
 from omegaconf import OmegaConf
 from PIL import Image
 
 from esd import charts
-from esd.command import Mistake, fail
-from esd.files import whole
+from esd.command import Mistake, Parser, fail
+from esd.files import read_json, whole
 from esd.metrics.counts import counted, number, shown, spread
 from esd.tables import named
 
@@ -72,6 +72,8 @@ class Failed:
 def of_record(folder: Path, record: dict, metrics: dict, **more) -> Run:
     wanted = ("steps", "batch", "lr", "seed", *(("preserve", "preserve_weight") if record.get("preserve") else ()))
     facts = {key: record[key] for key in wanted if key in record}
+    for figure in (*metrics.get("base", {}).values(), *metrics.get("edit", {}).values()):
+        shown(figure), spread(figure)
     source = record.get("trajectories", "")
     return Run(
         folder=folder, eta=record.get("eta"), layers=record.get("layers", ""), facts=facts,
@@ -82,19 +84,22 @@ def of_record(folder: Path, record: dict, metrics: dict, **more) -> Run:
 
 def runs_in(file: Path) -> Iterator[Run]:
     """The lines of one metrics.json: one of a training run, one for each edit of an evaluation. Raises Mistake."""
+    metrics = read_json(file)
     try:
-        metrics = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise Mistake(f"{file} can't be read ({error})") from error
-    folder = file.parent
+        yield from lines_of(metrics, file.parent)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise Mistake(f"{file} is not as esd.train and esd.evaluate write it ({type(error).__name__}: {error})") from error
+
+
+def lines_of(metrics: dict, folder: Path) -> Iterator[Run]:
     if "results" in metrics:
         for name, result in metrics["results"].items():
             concept = named(result["concept"], result.get("erase_from", [])) + (
                 "" if result["kind"] == "edit" else f" ({result['kind']})"
             )
             yield of_record(
-                folder / name, result["record"], result, concept=concept, seconds=None,
-                protocol=metrics["protocol"], command=result["command"], grid=folder / result["grid"],
+                folder / Path(name).name, result["record"], result, concept=concept, seconds=None,
+                protocol=metrics["protocol"], command=result["command"], grid=folder / Path(result["grid"]).name,
             )  # fmt: skip
     elif "record" in metrics:
         record = metrics["record"]
@@ -109,9 +114,12 @@ def failed_in(config: Path) -> Failed:
     """A run that began and left no figures; why, where it was written down."""
     folder = config.parent.parent
     reason = folder / "error.txt"
-    lines = reason.read_text(encoding="utf-8").splitlines() if reason.is_file() else []
+    lines = reason.read_text(encoding="utf-8", errors="replace").splitlines() if reason.is_file() else []
     overrides = folder / ".hydra" / "overrides.yaml"
-    task = OmegaConf.to_container(OmegaConf.load(overrides)) if overrides.is_file() else []
+    try:
+        task = OmegaConf.to_container(OmegaConf.load(overrides))
+    except (OSError, yaml.YAMLError):  # killed while Hydra wrote it
+        task = []
     command = shlex.join(["python", "-m", "esd.train", *task])
     return Failed(folder, lines[0] if lines else "it left no metrics.json: interrupted, or still running", command)
 
@@ -146,17 +154,19 @@ def curves_of(run: Run) -> dict[str, list[tuple[float, float]]]:
         for line in csv.DictReader(lines):
             for name, value in line.items():
                 if value and name and name not in ("step", "epoch") and line.get("step"):
-                    curves.setdefault(name, []).append((float(line["step"]), float(value)))
+                    with contextlib.suppress(ValueError):  # the last line of a run that was killed
+                        curves.setdefault(name, []).append((float(line["step"]), float(value)))
     wanted = [name for name in curves if name == "train/loss" or name.startswith(("erased/", "kept/"))]
     return {name: curves[name] for name in wanted if len(curves[name]) > 1}
 
 
 def embedded(picture: Path) -> str:
-    """The picture as a data URI, in WebP, which is a fifth of the PNG; nothing where there is none."""
-    if not picture.is_file():
-        return ""
+    """The picture as a data URI, in WebP, which is a fifth of the PNG; nothing where there is none that can be read."""
     buffer = io.BytesIO()
-    Image.open(picture).convert("RGB").save(buffer, "WEBP", quality=82, method=4)
+    try:
+        Image.open(picture).convert("RGB").save(buffer, "WEBP", quality=82, method=4)
+    except (OSError, Image.DecompressionBombError):
+        return ""
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -231,7 +241,7 @@ def page(runs: list[Run], failed: list[Failed], title: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m esd.report", description=__doc__)
+    parser = Parser(prog="python -m esd.report", description=__doc__)
     parser.add_argument("folders", nargs="+", metavar="DIR", help="a sweep's folder, runs' folders, or evaluations'")
     folders = parser.parse_args().folders
     try:

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 from rich.console import Console
+from rich.markup import escape
 from torch.utils.data import DataLoader
 
 from esd import layers, models
@@ -28,7 +29,7 @@ from esd.cache import Store
 from esd.callbacks import Bar, Checkpoints, Grids, WholeFiles, newest
 from esd.command import Mistake
 from esd.concepts import Concept, Draws, pair_up, preserved
-from esd.config import texts
+from esd.config import made_of, texts
 from esd.edits import Edit, fingerprint, save_edit
 from esd.erasure import Erasure
 from esd.files import write_json
@@ -54,11 +55,20 @@ def concepts_of(cfg: DictConfig) -> tuple[list[Concept], list[Concept]]:
         from esd.emoji.protocol import others
 
         prompts = others([concept.text for concept in erased])
-    elif isinstance(cfg.preserve, str) and Path(cfg.preserve).is_file():
-        prompts = [line.strip() for line in Path(cfg.preserve).read_text(encoding="utf-8").splitlines() if line.strip()]
+    elif isinstance(cfg.preserve, str) and (Path(cfg.preserve).expanduser().is_file() or cfg.preserve.endswith(".txt")):
+        prompts = lines_of(Path(cfg.preserve).expanduser())
     else:
         prompts = texts(cfg.preserve, "preserve")
     return erased, preserved(prompts, cfg.preserve_weight)
+
+
+def lines_of(file: Path) -> list[str]:
+    """The prompts in a file, one a line. Raises Mistake where there are none."""
+    with made_of(f"preserve={file}"):
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    if not any(lines):
+        raise Mistake(f"preserve={file} holds no lines")
+    return [line for line in lines if line]
 
 
 def source_of(cfg: DictConfig, module_parts: tuple, walks: Walks) -> Fresh | Pool | Cache:
@@ -119,7 +129,7 @@ def announce(cfg: DictConfig, concepts: list[Concept], kept: list[Concept], modu
         "Results": str(folder),
     }
     for name, text in rows.items():
-        console.print(f"[bold]{name:9}[/] {text}", soft_wrap=True)
+        console.print(f"[bold]{name:9}[/] {escape(text)}", soft_wrap=True)
 
 
 def record_of(cfg: DictConfig, concepts: list[Concept], base_hash: str) -> dict:
@@ -194,13 +204,42 @@ def dismiss(trainer: Trainer) -> None:
         others.pop().kill()
 
 
+def trainer_of(cfg: DictConfig, folder: Path) -> Trainer:
+    """The configured trainer. Raises Mistake for a device, a precision or an option that it cannot have."""
+    with made_of("trainer"):
+        return instantiate(
+            cfg.trainer,
+            _convert_="all",
+            max_steps=cfg.steps,
+            limit_train_batches=cfg.steps,
+            logger=False,
+            callbacks=[Bar(refresh_rate=5)],
+            plugins=[WholeFiles()],
+            default_root_dir=folder,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+
+
+def learner_of(cfg: DictConfig) -> tuple[Callable, Callable]:
+    """What makes the optimiser and its schedule, tried out on one number. Raises Mistake for an option they have not."""
+    with made_of("optimizer, schedule"):
+        optimizer, schedule = instantiate(cfg.optimizer), instantiate(cfg.schedule)
+        schedule(optimizer([torch.nn.Parameter(torch.zeros(()))]))
+    return optimizer, schedule
+
+
 def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
     """Train as configured; leaves edit.safetensors, grid.png and metrics.json in `folder`. Returns the objective."""
     if not FIRST:
         die_with_parent()
     concepts, kept = concepts_of(cfg)
+    with made_of("layers"):
+        rule = layers.Rule(**OmegaConf.to_container(cfg.layers, resolve=True))
+    trainer, optimizer, schedule = trainer_of(cfg, folder), *learner_of(cfg)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a help for debugging, at a cost
     model = models.load(cfg.model.path, cfg.model.name)
-    rule = layers.Rule(**OmegaConf.to_container(cfg.layers, resolve=True))
     trained = layers.select(model.denoiser, rule)
     base_hash = fingerprint(model.denoiser)
     phrases = Phrases(model, concepts + kept, list(cfg.templates))
@@ -210,35 +249,19 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
         student.enable_gradient_checkpointing()
     for denoiser in (model.denoiser, student) if cfg.compile else ():
         denoiser.compile()  # in place: the names of its weights stay
-    trainer = instantiate(
-        cfg.trainer,
-        _convert_="all",
-        max_steps=cfg.steps,
-        limit_train_batches=cfg.steps,
-        logger=False,
-        callbacks=[Bar(refresh_rate=5)],
-        plugins=[WholeFiles()],
-        default_root_dir=folder,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
     for part in (model.denoiser, phrases, sampler):
         part.to(trainer.strategy.root_device)  # where a cache is rolled out
     parts = (model, sampler, phrases, cfg.guidance, model.denoiser, student)
     source = source_of(cfg, parts, Walks(*parts))
-    module = Erasure(
-        model, student, trained, phrases, sampler, source, instantiate(cfg.optimizer), instantiate(cfg.schedule)
-    )  # fmt: skip
+    module = Erasure(model, student, trained, phrases, sampler, source, optimizer, schedule)
     checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoint_minutes, signals)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a help for debugging, at a cost
     module.to(trainer.strategy.root_device)
     mixed = trainer.precision_plugin.forward_context
     with mixed():
         announce(cfg, concepts, kept, module, folder)
 
     prompted = [concept.erase_from or concept.text for concept in concepts]
-    shown = [template.format(text) for text in prompted for template in cfg.templates][:4]
+    shown = [template.replace("{}", text) for text in prompted for template in cfg.templates][:4]
     shown = (shown * 3)[: max(3, len(shown))] + list(cfg.model.kept)
     look = {"steps": min(30, cfg.sampling_steps), "guidance": cfg.guidance}
     with mixed():

@@ -6,30 +6,31 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from esd.command import Mistake, command, slug
-from esd.config import texts
+from esd.command import command, slug
+from esd.config import least, one_text, texts
 
 
 @command("sample")
 def main(cfg: DictConfig) -> None:
-    prompts = texts(cfg.prompt, "prompt")
-    if cfg.count < 1 or cfg.sampling_steps < 1:
-        raise Mistake(f"count={cfg.count} and sampling_steps={cfg.sampling_steps} must be 1 or more")
+    path, prompts = one_text(cfg.edit, "edit"), texts(cfg.prompt, "prompt")
+    least(cfg, count=1, sampling_steps=1, seed=0, guidance=0.0)
     from hydra.core.hydra_config import HydraConfig
     from rich.console import Console
     from rich.progress import Progress
 
     from esd import edits, models, pictures, sampling
 
-    edit = edits.read_edit(cfg.edit)
+    edit = edits.read_edit(path)
+    models.folder_of(cfg.model.path)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     model = models.load(cfg.model.path, cfg.model.name)
+    edits.check(model.denoiser, edit)
     asked = [prompt for prompt in prompts for _ in range(cfg.count)]
     seeds = [cfg.seed + n for _ in prompts for n in range(cfg.count)]
     console.print(f"{len(asked)} pictures each of base and edit, to {folder}", soft_wrap=True)
     if said := edits.foreign(edit, edits.fingerprint(model.denoiser), cfg.model.name, strict=False):
-        console.print(f"[yellow]warning:[/] {said}", soft_wrap=True)
+        console.print(f"warning: {said}", style="yellow", soft_wrap=True)
     look = {"steps": cfg.sampling_steps, "guidance": cfg.guidance}
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("Drawing", total=2 * len(asked))
@@ -38,9 +39,12 @@ def main(cfg: DictConfig) -> None:
             if name == "edit":
                 edits.apply(model.denoiser, edit)
             drawn[name] = sampling.sample(model, model.denoiser, asked, seeds, done=lambda n: progress.advance(task, n), **look)
+    names: dict[str, str] = {}  # of different prompts different ones
+    for prompt in prompts:
+        names.setdefault(prompt, slug(prompt) + (f"-{len(names)}" if slug(prompt) in names.values() else ""))
     for name, images in drawn.items():
         for prompt, seed, image in zip(asked, seeds, images, strict=True):
-            pictures.save(pictures.to_image(image), folder / name / f"{slug(prompt)}-{seed}.png")
+            pictures.save(pictures.to_image(image), folder / name / f"{names[prompt]}-{seed}.png")
     rows = [images[i : i + cfg.count] for i in range(0, len(asked), cfg.count) for images in drawn.values()]
     labels = [f"{name}: {prompt}" for prompt in prompts for name in drawn]
     page = pictures.grid(rows, labels, [f"noise {cfg.seed + n}" for n in range(cfg.count)])

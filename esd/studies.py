@@ -7,7 +7,6 @@ leaves it as table.json beside the runs. Further arguments go to python -m esd.t
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -15,7 +14,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from esd.command import slug
+from esd.command import Parser, slug
 from esd.files import write_json
 from esd.metrics.counts import counted, spread
 
@@ -138,7 +137,7 @@ def printed(study: str, lines: list[dict]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m esd.studies", description=__doc__)
+    parser = Parser(prog="python -m esd.studies", description=__doc__)
     parser.add_argument("study", choices=STUDIES)
     study, further = (options := parser.parse_known_args())[0].study, options[1]
     folder = Path("outputs/studies", study + (f"-{slug(' '.join(further))}" if further else ""))

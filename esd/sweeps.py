@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from esd.command import Mistake, fresh, one_line
+from esd.command import Mistake, fresh, literal, one_line, quoted
 
 PARENT = Path("outputs/multirun")
 
@@ -42,13 +42,15 @@ class Outcomes(Callback):
 
 
 def summary(folder: Path) -> None:
-    """Says how a sweep ended."""
+    """Says how a sweep ended, where it began at all."""
+    if not folder.is_dir():
+        return
     failed = sorted(folder.glob("*/error.txt"))
     ended = len(list(folder.glob("*/metrics.json")))
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(f"{ended} runs ended, {len(failed)} failed, in {folder}")
     for file in failed:
-        console.print(f"  {file.parent.name}: {file.read_text(encoding='utf-8').splitlines()[0]}", markup=False)
+        console.print(f"  {file.parent.name}: {file.read_text(encoding='utf-8').splitlines()[0]}")
     console.print(f"Next: python -m esd.report {folder}")
 
 
@@ -77,7 +79,7 @@ def placed(arguments: list[str]) -> list[str]:
     if any(argument.startswith(("hydra.sweep.dir=", "--help", "--cfg")) for argument in arguments):
         return arguments
     where = next((argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")), "null")
-    wanted = own([argument for argument in arguments if not argument.startswith(("-", "hydra.", "hydra/"))])
+    wanted = own([quoted(argument, True) for argument in arguments if not argument.startswith(("-", "hydra.", "hydra/"))])
     known = {"null": [], "true": sorted(PARENT.glob("*/*/multirun.yaml"))}.get(where, [Path(where) / "multirun.yaml"])
     for file in reversed(known):
         if not file.is_file():
@@ -91,6 +93,6 @@ def placed(arguments: list[str]) -> list[str]:
         if where != "true" or own(task) == wanted:
             rest = [argument for argument in arguments if not argument.startswith(("-m", "--multirun", "resume="))]
             its = [option for option in task if where != "true" and not option.startswith("resume=")]
-            return ["-m", *its, *rest, "resume=true", f"hydra.sweep.dir='{file.parent}'"]  # Hydra takes flags first
+            return ["-m", *its, *rest, "resume=true", f"hydra.sweep.dir={literal(str(file.parent))}"]  # Hydra takes flags first
     now = datetime.now()
     return [*arguments, f"hydra.sweep.dir='{fresh(f'{PARENT}/{now:%Y-%m-%d}', f'{now:%H-%M-%S}')}'"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from esd.metrics.counts import shown, spread
@@ -18,7 +19,7 @@ def named(concepts: Sequence[str], erase_from: Sequence[str]) -> str:
 def figures_table(protocol, title: str, result: dict) -> Table:
     """The base model's figures beside the edit's with its 95 % interval, and beside what is published of the kind."""
     published = protocol.reference.get("columns", {})
-    table = Table(title, "base", "after", "95 %", *published, box=None, header_style="dim", title_justify="left")
+    table = Table(escape(title), "base", "after", "95 %", *published, box=None, header_style="dim", title_justify="left")
     for name, label in protocol.labels.items():
         if name not in result["edit"]:
             continue

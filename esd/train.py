@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import esd.config  # noqa: F401  (registers the options' types)
 from esd import sweeps
-from esd.command import Mistake, command
+from esd.command import Mistake, command, literal, quoted
 from esd.files import no_space, sweep_up, whole
 from esd.signals import FIRST, Interrupted, Signals
 
@@ -34,13 +34,12 @@ def resumed(arguments: list[str]) -> list[str]:
         raise Mistake(f"resume={folder} is no run's folder: it has no .hydra/overrides.yaml")
     own = [option for option in OmegaConf.to_container(OmegaConf.load(saved)) if not option.startswith("resume=")]
     for argument in arguments:
-        if not argument.lstrip("+").startswith(FREE) and argument not in own:
+        if not argument.lstrip("+").startswith(FREE) and quoted(argument, False) not in own:
             name = argument.lstrip("+").partition("=")[0]
             raise Mistake(f"{name} is fixed once a run has begun: leave it out beside resume=, or start a new run")
         if argument.startswith("steps=") and argument not in own and "schedule=cosine" in own:
             raise Mistake("steps is fixed once a run with schedule=cosine has begun: its learning rate has run down to 0")
-    place = folder.replace("\\", "\\\\").replace("'", "\\'")
-    return [*own, *arguments, f"hydra.run.dir='{place}'", "hydra.output_subdir=null"]  # Hydra's own files are not cut for it
+    return [*own, *arguments, f"hydra.run.dir={literal(folder)}", "hydra.output_subdir=null"]  # Hydra's files are not cut
 
 
 def keep(folder: Path, cfg: DictConfig, task: list[str]) -> None:
@@ -72,13 +71,12 @@ def explained(error: Exception, cfg: DictConfig) -> Exception:
 @command("train", resumed)
 def main(cfg: DictConfig) -> float:
     esd.config.check(cfg)
-    if cfg.model.name == "emoji" and cfg.model.path is None:
+    if cfg.model.name == "emoji" and (cfg.model.path is None or cfg.evaluate):  # its judge knows its words only
         from esd.emoji.subject import subject
 
-        for text in esd.config.texts(cfg.concept, "concept"):
-            subject(text)
-        for text in esd.config.texts(cfg.erase_from, "erase_from") if cfg.erase_from else []:
-            subject(text, "erase_from")
+        for option in ("concept", "erase_from"):
+            for text in esd.config.texts(cfg[option], option) if cfg[option] else []:
+                subject(text, option)
     from esd.models import folder_of
 
     folder_of(cfg.model.path)

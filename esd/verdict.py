@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import shlex
 import time
 from pathlib import Path
 
@@ -66,10 +67,9 @@ def report(metrics: dict, folder: Path, concept: str, console: Console) -> None:
             if group in metrics["edit"]:
                 table.add_row(label, shown(metrics["base"][group]), f"[bold]{shown(metrics['edit'][group])}[/]")
         console.print(table)
-    console.print(f"Trained in {metrics['training_seconds']:.1f} s. Before and after: {folder / 'grid.png'}", soft_wrap=True)
-    where = str(folder / "edit.safetensors")
-    where = f'"{where}"' if " " in where else where
-    console.print(f'Next: python -m esd.sample edit={where} prompt="{concept}"', soft_wrap=True)
+    said = f"Trained in {metrics['training_seconds']:.1f} s. Before and after: {folder / 'grid.png'}"
+    following = shlex.join(["python", "-m", "esd.sample", f"edit={folder / 'edit.safetensors'}", f"prompt={concept}"])
+    console.print(f"{said}\nNext: {following}", soft_wrap=True, markup=False)
 
 
 KEYS = {

@@ -333,7 +333,7 @@ def test_the_command(esd, of_the_embedded_model):
     [
         (["to=onnx"], "to=onnx is unknown: official, diffusers, single-file, lora"),
         (["to=lora", "rank=0"], "rank=0 must be a whole number, 1 or more"),
-        (["to=lora", "rank=x"], "rank=x must be a number"),
+        (["to=lora", "rank=x"], "rank=x must be a whole number, 1 or more"),
         (["to=diffusers", "rank=4"], "rank, energy and format are a LoRA's"),
         (["to=lora", "format=webui"], "format=webui is unknown: peft or kohya"),
     ],

@@ -27,7 +27,10 @@ def subject(text: str, option: str = "concept") -> Subject:
         if word not in _KNOWN:
             near = difflib.get_close_matches(word, [*words.OBJECTS, *filter(None, words.CATEGORIES), *words.STYLES], 3, 0.65)
             hint = " or ".join(near) if near else f"an object ({', '.join(list(words.OBJECTS)[:4])}, …), a category or a style"
-            raise Mistake(f"{option}='{text}': the emoji model knows no '{word}'; it knows {hint} (all: esd/emoji/words.py)")
+            raise Mistake(
+                f"{option}='{text}': the emoji model knows no '{word}'; it knows {hint} (all: esd/emoji/words.py; "
+                "another model's name goes into model=…)"
+            )
     objects = {word for word in found if word in words.OBJECTS}
     for word in found:
         objects |= set(words.CATEGORIES.get(word, ()))

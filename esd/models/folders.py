@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from esd.command import Mistake
+from esd.files import read_json
 
 FAMILIES = {  # the pipeline's class → the file of this folder, and the class in it
     "StableDiffusionPipeline": ("stable_diffusion", "StableDiffusion"),
@@ -16,6 +16,7 @@ FAMILIES = {  # the pipeline's class → the file of this folder, and the class 
 }
 SUPPORTED = "supported are Stable Diffusion 1, 2, XL and 3, and FLUX.1 (text to image)"
 OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")  # never loaded: nothing here looks at pictures
+LIBRARIES = ("diffusers", "transformers")  # a part's class is of one of these: a folder never names other code to import
 NETWORKS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 
 
@@ -24,20 +25,26 @@ def pipeline_class(folder: Path) -> str:
     index = folder / "model_index.json"
     if not index.is_file():
         raise Mistake(f"{folder} is no diffusers pipeline: it has no model_index.json")
-    try:
-        kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise Mistake(f"{index} is damaged: copy or download it again") from error
-    if kind not in FAMILIES:
+    kind = read_json(index).get("_class_name")
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise Mistake(f"{folder} holds a {kind}: {SUPPORTED}")
     return kind
 
 
+def parts_of(folder: Path) -> dict[str, list]:
+    """The parts that model_index.json names: name → [library, class], [None, None] where there is none. Raises Mistake for a
+    name that is no folder's own, and for a class of any other library."""
+    parts = {name: part for name, part in read_json(folder / "model_index.json").items() if isinstance(part, list)}
+    for name, part in parts.items():
+        if not name.isidentifier() or len(part) != 2 or (part != [None, None] and part[0] not in LIBRARIES):
+            raise Mistake(f"{folder / 'model_index.json'} names {name}: {part}, which is no part of a model that is read here")
+    return parts
+
+
 def missing(folder: Path, weights: bool = True) -> list[str]:
     """Which parts that model_index.json names are not in the folder; a network's part needs a .safetensors file."""
-    parts = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    named = [name for name, part in parts.items() if isinstance(part, list) and part[0] and name not in OPTIONAL]
-    absent = [name for name in named if not (folder / name).is_dir()]
+    named = [name for name, part in parts_of(folder).items() if part[0] and name not in OPTIONAL]
+    absent = [name for name in named if not list((folder / name).glob("*"))]
     if weights:
         whole = [name for name in named if name in NETWORKS and name not in absent]
         absent += [f"{name}/*.safetensors" for name in whole if not list((folder / name).glob("*.safetensors"))]
@@ -48,10 +55,11 @@ def pipeline(folder: Path):
     """The folder as a diffusers pipeline, float32, without a safety checker."""
     import diffusers
     import torch
-    from safetensors import SafetensorError
 
-    kind = pipeline_class(folder)
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    kind, index = pipeline_class(folder), read_json(folder / "model_index.json")
+    for name in parts_of(folder):
+        for config in (folder / name).glob("*.json"):
+            read_json(config)
     unused = {part: None for part in OPTIONAL if part in index}
     if "requires_safety_checker" in index:
         unused["requires_safety_checker"] = False
@@ -61,13 +69,27 @@ def pipeline(folder: Path):
         found = getattr(diffusers, kind).from_pretrained(
             folder, dtype=torch.float32, variant=variant, use_safetensors=True, local_files_only=True, **unused
         )
-    except (OSError, SafetensorError) as error:
-        raise Mistake(f"{folder} cannot be read ({str(error).splitlines()[0]}): copy or download it again") from error
+    except Exception as error:  # whatever these libraries raise of files that are not what they should be
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Mistake(f"{folder} cannot be read ({said}): copy or download it again") from error
     for name, part in found.components.items():  # the libraries fill what a file lacks with noise, and only log it
         held, wanted = _held(folder / name, variant), len(list(part.parameters())) if name in NETWORKS and part else 0
         if held < wanted:
             raise Mistake(f"{folder / name} holds {held} of the {wanted} tensors that it should: copy or download it again")
+    if empty := unfilled(found):
+        raise Mistake(f"{folder} lacks the tensor {empty}: copy or download it again")
     return found
+
+
+def unfilled(pipeline) -> str | None:
+    """A parameter that no file filled, if there is one, and of which part: the libraries leave it empty and say nothing."""
+    import torch
+
+    for name, part in pipeline.components.items():
+        for tensor, value in part.named_parameters() if isinstance(part, torch.nn.Module) else ():
+            if value.is_meta:
+                return f"{tensor} of its {name}"
+    return None
 
 
 def _held(part: Path, variant: str | None) -> int:

@@ -63,8 +63,6 @@ def pipeline(path: Path):
         raise Mistake(f"model.path={path} lacks a part ({error.message.splitlines()[0]}): give a full checkpoint") from error
     except NotImplementedError as error:  # torch's, for a tensor that the file did not fill
         raise Mistake(f"model.path={path} lacks tensors of its U-Net or VAE: copy or download it again") from error
-    for name, part in found.components.items():
-        for tensor, value in part.named_parameters() if isinstance(part, torch.nn.Module) else ():
-            if value.is_meta:  # of a text encoder it leaves it empty and says nothing
-                raise Mistake(f"model.path={path} lacks the tensor {tensor} of its {name}: copy or download it again")
+    if empty := folders.unfilled(found):
+        raise Mistake(f"model.path={path} lacks the tensor {empty}: copy or download it again")
     return found.to(torch.float32)

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from esd.command import Mistake
+from esd.config import least, made_of
 from esd.protocols import Row
 
 # The same column goes by several names: in the authors' files, in I2P's, in plain ones.
 SEED = ("evaluation_seed", "sd_seed", "seed")
 GUIDANCE = ("evaluation_guidance", "sd_guidance_scale", "guidance")
 WIDTH, HEIGHT = ("sd_image_width", "width"), ("sd_image_height", "height")
+LOWS = {"seed": 0, "guidance": 0.0, "width": 1, "height": 1}
 
 
 def read(path: str | Path) -> list[dict[str, str]]:
@@ -56,20 +58,18 @@ def prompt_rows(
     guided, wide, high = (column(lines, path, names) for names in (GUIDANCE, WIDTH, HEIGHT))
     rows = []
     for n, line in enumerate(lines, 2):  # the header is line 1
-        try:
-            rows.append(
-                Row(
-                    group(line),
-                    line[prompt].strip(),
-                    int(float(line[seed])),
-                    about(line),
-                    float(line[guided]) if guided and line[guided] else guidance,
-                    int(float(line[wide])) if wide and line[wide] else None,
-                    int(float(line[high])) if high and line[high] else None,
-                )
-            )
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise Mistake(f"protocol.csv={path}, entry {n - 1}: {error}") from error
+        where = f"protocol.csv={path}, entry {n - 1}"
+        with made_of(where):
+            if None in line or None in line.values():
+                raise ValueError("it has more fields than the header, or fewer: put text with a comma in it in quotes")
+            its = {
+                "seed": int(float(line[seed])),
+                "guidance": float(line[guided]) if guided and line[guided] else guidance,
+                "width": int(float(line[wide])) if wide and line[wide] else None,
+                "height": int(float(line[high])) if high and line[high] else None,
+            }
+            least(its, f"{where}: ", **{name: low for name, low in LOWS.items() if its[name] is not None})
+            rows.append(Row(group(line), line[prompt].strip(), subject=about(line), **its))
     return rows
 
 

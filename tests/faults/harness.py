@@ -4,14 +4,15 @@ The server (python harness.py) reads one JSON request a line and answers each wi
 
     {"cwd", "arguments", "command": "train", "env": {…},
      "kill": {"event": n, "cut": share, "others": bool} | {"after": seconds},
-     "signal": {"event": n, "number": signum}, "fail": {"event": n}, "memory": GB}
+     "signal": {"event": n, "number": signum}, "fail": {"event": n}, "memory": GB, "watch": true}
     → {"code", "seconds", "events": [label, …], "steps", "out", "err"}
 
 Events are the moments at which a run is struck, counted in the run's own process: each forward of a denoiser, and each
 operation on a file of its folders, labelled by what is going on. `kill` strikes with SIGKILL just before event n; where the
 event is a file being synced, `cut` leaves that share of it, as a kill in the middle of writing it does; `others` strikes
 the processes that the run has started instead of itself. `after` strikes by the clock, from outside. `fail` is a full disk
-at event n and ever after; `memory` is all the address space that the run may have beyond what the server has.
+at event n and ever after; `memory` is all the address space that the run may have beyond what the server has. Without
+`watch` no events are counted, and what a command does not import by itself is not imported.
 """
 
 from __future__ import annotations
@@ -156,7 +157,8 @@ def child(request: dict, report: Path) -> int:
         if value is not None:
             os.environ[name] = value
     watch = Watch(request)
-    watch.install()
+    if request.get("watch", True):
+        watch.install()
     if request.get("memory"):
         has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (has + int(request["memory"] * 2**30),) * 2)
@@ -190,6 +192,9 @@ def serve() -> None:
     from esd.quiet import quiet
 
     quiet()
+    import hydra  # noqa: F401
+    import pytorch_lightning  # noqa: F401
+    import wandb  # noqa: F401
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel  # noqa: F401
     from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 

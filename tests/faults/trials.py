@@ -37,7 +37,7 @@ CASES = {
         "concept=pizza", "erase_from=food", "optimizer=sgd", "trajectories=cache", "trajectories.walks=3",
         "trajectories.chunk=2",
     ),
-    "pool by θ*, adam, templates, 32 bits": ("concept=pizza", "templates=['{}','a photo of {}']", "model.precision=32-true"),
+    "pool by θ, adam, templates, 32 bits": ("concept=pizza", "templates=['{}','a photo of {}']", "model.precision=32-true"),
 }  # fmt: skip
 PHASES = {  # a kill is tried as often in each of these, however long each takes
     "during a step": ("step",),
