@@ -39,8 +39,8 @@ class Mistake(ValueError):
 def slug(text: object, length: int = 40) -> str:
     """A name that is safe in any path: letters, digits and dashes; never empty, never a path."""
     parts = text if isinstance(text, list | tuple | ListConfig) else [text]
-    cleaned = "-".join(re.sub(r"[^\w]+", "-", str(part), flags=re.ASCII).strip("-_") for part in parts)
-    return cleaned[:length].strip("-_").lower() or "run"
+    cleaned = [re.sub(r"[^\w]+", "-", str(part), flags=re.ASCII).strip("-_") for part in parts]
+    return "-".join(filter(None, cleaned))[:length].strip("-_").lower() or "run"
 
 
 @functools.cache  # Hydra resolves it more than once; two runs started in the same second get two folders
