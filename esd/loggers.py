@@ -6,7 +6,9 @@ import contextlib
 import http.client
 import netrc
 import os
+import shlex
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -58,8 +60,17 @@ def build_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
     return [kept] if cfg.logger.name == "csv" else [kept, wandb_logger(cfg, folder)]
 
 
+def home() -> Path:
+    """Where the user's files are, also where HOME is not set; a folder for passing things where there is no such place."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(tempfile.gettempdir())
+
+
 def wandb_logger(cfg: DictConfig, folder: Path) -> WandbLogger:
     """A W&B run: offline where there is no key or no server, and never a question."""
+    os.environ.setdefault("HOME", str(home()))  # W&B's other process knows no other way to ask, and complains at length
     import wandb
 
     hydra = HydraConfig.get()
@@ -80,6 +91,7 @@ def wandb_logger(cfg: DictConfig, folder: Path) -> WandbLogger:
                 console="off", silent=True, init_timeout=30, finish_timeout_raises=True, finish_timeout=limit
             ),
         )
+        logger._wandb_init.pop("anonymous", None)  # Lightning gives it always, and W&B warns of it
         logger.experiment  # noqa: B018  (it starts the run)
         return logger
 
@@ -92,9 +104,8 @@ def wandb_logger(cfg: DictConfig, folder: Path) -> WandbLogger:
             raise
         away, logger = True, started("offline")
     if away:
-        print(
-            f"Weights & Biases cannot be reached: kept for later, wandb sync {folder / 'wandb'}/offline-run-*", file=sys.stderr
-        )
+        left = shlex.quote(str(folder / "wandb"))
+        print(f"Weights & Biases cannot be reached: kept for later, wandb sync {left}/offline-run-*", file=sys.stderr)
     logger.experiment.config.update(config)
     logger.experiment.define_metric("train/loss", summary="min")
     logger.experiment.define_metric("erased/*", summary="last")
@@ -114,7 +125,7 @@ def lenient(loggers: list[Logger]) -> Iterator[None]:
     try:
         yield
     except (wandb.Error, OSError):  # a TimeoutError is an OSError
-        left = Path(ours[0].save_dir) / "wandb"
+        left = shlex.quote(str(Path(ours[0].save_dir) / "wandb"))
         print(f"Weights & Biases did not take all: kept for later, wandb sync {left}/run-*", file=sys.stderr)
 
 

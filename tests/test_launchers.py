@@ -11,7 +11,11 @@ FAST = ("steps=2", "sampling_steps=4", "evaluate=false", "logger=none")
 
 @pytest.mark.parametrize(
     ("launcher", "package"),
-    [("cores", "hydra_plugins.hydra_joblib_launcher"), ("submitit_local", "hydra_plugins.hydra_submitit_launcher")],
+    [
+        ("cores", "hydra_plugins.hydra_joblib_launcher"),
+        ("submitit_local", "hydra_plugins.hydra_submitit_launcher"),
+        ("cluster", "hydra_plugins.hydra_ray_launcher"),  # a Ray of this machine
+    ],
 )
 def test_a_sweep_of_two_runs(esd, launcher, package):
     pytest.importorskip(package, reason="its extra is not installed")

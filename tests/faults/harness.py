@@ -194,7 +194,6 @@ def serve() -> None:
     quiet()
     import hydra  # noqa: F401
     import pytorch_lightning  # noqa: F401
-    import wandb  # noqa: F401
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel  # noqa: F401
     from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
