@@ -25,9 +25,10 @@ from esd.generation import Bar, Painter, batches, missing, read, sized
 from esd.models.family import Model
 from esd.pictures import grid, save
 from esd.protocols import Row
+from esd.signals import FIRST
 from esd.tables import figures_table
 
-console = Console(highlight=False)
+console = Console(highlight=False, quiet=not FIRST)
 PACKAGES = ("torch", "diffusers", "transformers", "pytorch-lightning", "torchmetrics")
 
 

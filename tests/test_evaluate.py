@@ -309,3 +309,17 @@ def test_the_command(esd, edit, tiny_folder, table):
     assert "pixels moved" in done.stdout
     assert list(metrics.parent.glob("wandb/offline-run-*/*.wandb"))
     assert not list(done.folder.glob("**/evaluate.log"))
+
+
+def test_two_devices_draw_what_one_draws(esd, edit, tiny_folder, table):
+    common = [f"edit='{edit}'", f"model.path={tiny_folder}", "accelerator=cpu", "sampling_steps=2", "batch=2"]
+    rows = [(f"a pizza {n}", n) for n in range(7)]
+    common += ["protocol=prompts", f"protocol.csv={table(rows)}"]
+    done = {n: esd("evaluate", *common, f"devices={n}", "out=here") for n in (1, 2)}
+    assert all(its.returncode == 0 for its in done.values()), done[2].stderr
+    found = {n: json.loads((its.folder / "here" / "metrics.json").read_text())["results"] for n, its in done.items()}
+    (one,), (two,) = (found[n].values() for n in (1, 2))
+    assert one["edit"] == two["edit"] and one["base"] == two["base"]
+    for picture in done[1].folder.glob("here/*/*.png"):
+        assert picture.read_bytes() == (done[2].folder / picture.relative_to(done[1].folder)).read_bytes()
+    assert done[2].stdout.count("pictures to draw") == 1, "only the first device speaks"
