@@ -18,12 +18,13 @@ from esd.command import Parser, slug
 from esd.files import write_json
 from esd.metrics.counts import counted, spread
 
-STUDIES = {  # what tells the lines of the table apart; runs alike in it are pooled
-    "objects": ("layers", "concept"),
-    "eta": ("layers", "eta"),
-    "preserve": ("concept", "preserve_weight"),
-    "many": ("concepts", "preserve_weight"),
-    "frontier": ("concepts", "preserve_weight"),
+BY_NAME, CLOSER = ("erased", "erased_styled", "kept"), ("erased", "kept", "kept_styled")
+STUDIES = {  # what stands side by side, what tells the lines apart (runs alike in both are pooled), and the figures shown
+    "objects": ("layers", "concept", BY_NAME),
+    "eta": ("layers", "eta", BY_NAME),
+    "preserve": ("concept", "preserve_weight", ("erased", "kept", "twin")),
+    "many": ("preserve_weight", "concepts", CLOSER),
+    "frontier": ("concepts", "preserve_weight", CLOSER),
 }
 GROUPS = {
     "erased": "seen, by name", "erased_styled": "seen, in a style", "kept": "others right",
@@ -85,7 +86,7 @@ class Judge:
 
 def table_of(study: str, runs: list[dict]) -> list[dict]:
     """The lines: runs that are alike pooled, their counts added; where concepts have lines, also one of all of them."""
-    by, lines = STUDIES[study], {}
+    by, lines = STUDIES[study][:2], {}
     for run in runs:
         record = run["record"]
         facts = record | {
@@ -93,7 +94,7 @@ def table_of(study: str, runs: list[dict]) -> list[dict]:
             "preserve_weight": record["preserve_weight"] if record["preserve"] else 0,
         }  # fmt: skip
         keys = {tuple((name, facts[name]) for name in by)}
-        if "concept" in by:
+        if by[1] == "concept":
             keys.add(tuple((name, facts[name] if name != "concept" else "all") for name in by))
         for key in keys:
             lines.setdefault(key, []).append(run)
@@ -120,20 +121,19 @@ def cell(line: dict, group: str) -> str:
 
 
 def printed(study: str, lines: list[dict]) -> None:
-    """As Markdown; where rules of layers are compared they stand side by side."""
-    rules = sorted({line["layers"] for line in lines if "layers" in line}, reverse=True) or [""]
-    shown = ("erased", "erased_styled", "kept") if rules != [""] else GROUPS  # the rest is in table.json
+    """As Markdown; the rest of the figures is in table.json."""
+    beside, along, shown = STUDIES[study]
     groups = [group for group in shown if any(group in line for line in lines)]
-    by = [name for name in STUDIES[study] if name != "layers"]
-    rows: dict[tuple, dict[str, dict]] = {}
+    columns = sorted({line[beside] for line in lines}, reverse=beside == "layers")
+    rows: dict[object, dict[object, dict]] = {}
     for line in lines:
-        rows.setdefault(tuple(line[name] for name in by), {})[line.get("layers", "")] = line
-    heads = [f"{rule} {GROUPS[group]}".strip() for rule in rules for group in groups]
-    print(f"\n| {' | '.join([*(name.replace('_', ' ') for name in by), *heads])} |")
-    print("|---" * (len(by) + len(heads)) + "|")
-    for key, found in rows.items():
-        cells = [cell(found[rule], group) if rule in found else "" for rule in rules for group in groups]
-        print(f"| {' | '.join([*map(str, key), *cells])} |")
+        rows.setdefault(line[along], {})[line[beside]] = line
+    names = [column if isinstance(column, str) else f"{beside.replace('_', ' ')} {column:g}:" for column in columns]
+    print(f"\n| {' | '.join([along.replace('_', ' '), *(f'{name} {GROUPS[group]}' for name in names for group in groups)])} |")
+    print("|---" * (1 + len(columns) * len(groups)) + "|")
+    for name, found in sorted(rows.items(), key=lambda row: (row[0] == "all", row[0])):
+        cells = [cell(found[column], group) if column in found else "" for column in columns for group in groups]
+        print(f"| {' | '.join([str(name), *cells])} |")
 
 
 def main() -> None:
