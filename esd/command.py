@@ -58,11 +58,16 @@ def fresh(parent: str, name: str) -> str:
     raise Mistake(f"{parent} already holds a thousand folders named {name}: clear it out")
 
 
-_MADE: list[Path] = []  # by this process
+_MADE: list[Path] = []  # by this process, and not in use yet
+
+
+def in_use() -> None:
+    """The folders that were made fresh stay from now on, however the run ends."""
+    _MADE.clear()
 
 
 def remove_unused() -> None:
-    """Of the folders that were made fresh, those that hold only what Hydra notes down by itself."""
+    """Of the folders that were made fresh and never used, those that hold only what Hydra notes down by itself."""
     for folder in _MADE:
         left = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != ".hydra"]
         if all(path.name == "multirun.yaml" or path.suffix == ".log" for path in left):

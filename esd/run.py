@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from esd import layers, models
 from esd.cache import Store
 from esd.callbacks import Bar, Checkpoints, Grids, WholeFiles, newest
-from esd.command import Mistake
+from esd.command import Mistake, in_use
 from esd.concepts import Concept, Draws, pair_up, preserved
 from esd.config import made_of, texts
 from esd.edits import Edit, fingerprint, save_edit
@@ -259,6 +259,7 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
     mixed = trainer.precision_plugin.forward_context
     with mixed():
         announce(cfg, concepts, kept, module, folder)
+    in_use()
 
     prompted = [concept.erase_from or concept.text for concept in concepts]
     shown = [template.replace("{}", text) for text in prompted for template in cfg.templates][:4]

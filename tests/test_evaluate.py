@@ -271,7 +271,7 @@ def test_which_rows_are_about_what_was_erased(table):
         ("protocol=palmistry", "palmistry"),
         ("protocol=i2p-nudity protocol.csv={good} protocol.threshold=7", "between 0 and 1"),
         ("protocol=coco protocol.csv={good} protocol.real=nowhere", "no folder"),
-        ("batch=0", "too small"),
+        ("batch=0", "batch=0 must be a whole number, 1 or more"),
         ("edit=nothing.safetensors", "does not exist"),
     ],
 )

@@ -335,7 +335,7 @@ def test_the_command(esd, of_the_embedded_model):
         (["to=lora", "rank=0"], "rank=0 must be a whole number, 1 or more"),
         (["to=lora", "rank=x"], "rank=x must be a whole number, 1 or more"),
         (["to=diffusers", "rank=4"], "rank, energy and format are a LoRA's"),
-        (["to=lora", "format=webui"], "format=webui is unknown: peft or kohya"),
+        (["to=lora", "format=webui"], "format=webui is unknown: peft, kohya"),
     ],
 )
 def test_the_command_answers_a_wrong_option_in_one_line(options, said):

@@ -105,7 +105,7 @@ def test_the_page_is_whole_and_safe(page):
 
 def test_bad_folders_are_told_in_one_line(tmp_path):
     (tmp_path / "metrics.json").write_text("{")
-    for folder, words in ((tmp_path / "gone", "is no folder"), (tmp_path, "can't be read")):
+    for folder, words in ((tmp_path / "gone", "is no folder"), (tmp_path, "is damaged")):
         done = subprocess.run([sys.executable, "-m", "esd.report", str(folder)], capture_output=True, text=True)
         assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1
 

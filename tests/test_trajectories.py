@@ -263,7 +263,7 @@ def test_a_pool_that_goes_on_with_another_batch_walks_anew(build):
 def test_the_cache_can_be_seen_and_cleared(tiny, tmp_path, esd):
     source, _ = walks_of(tiny, Concept("pizza", erase_from="food"))
     store(tmp_path).get(source, 0, 0, lambda n: None)
-    (tmp_path / "broken.safetensors").write_bytes(b"x")
+    (tmp_path / f"{0:024x}.safetensors").write_bytes(b"x")
     shown = esd("cache", "--folder", str(tmp_path))
     assert shown.returncode == 0 and "pizza" in shown.stdout and "damaged" in shown.stdout and "2 files" in shown.stdout
     assert esd("cache", "clear", "--folder", str(tmp_path)).returncode == 0

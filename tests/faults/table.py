@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 from harness import ROOT, Server
@@ -76,12 +77,13 @@ def main() -> None:
         model = tiny_pipeline(Path(folder) / "tiny")
         outcomes = tried(options, model, Path(folder))
     print("| fault | tried | lost | wrong |\n|---|---|---|---|")
-    for fault in sorted({outcome.fault for outcome in outcomes}):
-        struck = [
-            outcome for outcome in outcomes if outcome.fault == fault and (outcome.struck or outcome.lost or outcome.wrong)
-        ]
-        lost, wrong = (sum(bool(getattr(outcome, kind)) for outcome in struck) for kind in ("lost", "wrong"))
-        print(f"| {fault} | {len(struck)} | {lost} | {wrong} |")
+    counted = [outcome for outcome in outcomes if outcome.struck or outcome.lost or outcome.wrong]
+    for fault in dict.fromkeys(outcome.fault.partition(", ")[0] for outcome in counted):
+        tried_so = [outcome for outcome in counted if outcome.fault.partition(", ")[0] == fault]
+        where = Counter(outcome.fault.partition(", ")[2] for outcome in tried_so)
+        named = f" ({', '.join(f'{place} {times}' for place, times in sorted(where.items()))})" if any(where) else ""
+        lost, wrong = (sum(bool(getattr(outcome, kind)) for outcome in tried_so) for kind in ("lost", "wrong"))
+        print(f"| {fault}{named} | {len(tried_so)} | {lost} | {wrong} |")
     sys.exit(any(outcome.lost or outcome.wrong for outcome in outcomes))
 
 

@@ -50,7 +50,7 @@ PHASES = {  # a kill is tried as often in each of these, however long each takes
 
 @dataclass
 class Outcome:
-    fault: str
+    fault: str  # which, and after a comma where
     struck: bool = True  # False: the run had ended before, or the case has no such moment; not counted
     lost: str = ""  # what is gone, or "": nothing
     wrong: str = ""
@@ -199,7 +199,7 @@ class Faults:
             else:
                 fail = {"fail": {"event": rng.choice([n for n, label in enumerate(straight.events) if label not in NO_FILE])}}
             done = self.server.run(cwd, *straight.arguments, **fail)
-            outcome = Outcome("full disk" if real else "full disk, injected", said=[case, str(fail)])
+            outcome = Outcome("full disk, a real one" if real else "full disk, injected errors", said=[case, str(fail)])
             lines = done["err"].strip().splitlines()
             if done["code"] == 0 and not lines:
                 outcome.struck = False
@@ -237,7 +237,7 @@ class Faults:
         else:
             content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         file.write_bytes(content)
-        outcome = Outcome(f"{what} {how}", said=[case, str(number)])
+        outcome = Outcome(f"damaged file, {what} {how}", said=[case, str(number)])
         if what == "edit":
             asked = (f"edit={folder.relative_to(cwd)}", "prompt=a pizza", f"model.path={self.model}", "sampling_steps=2")
             done = self.server.run(cwd, *asked, command="sample")
