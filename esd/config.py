@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,8 +85,9 @@ def least(cfg: Mapping, prefix: str = "", **lows: float) -> None:
     prefix: of the options' names in the message. Whole numbers stay below 2⁶², so that a seed of noise plus a count is one.
     """
     for name, low in lows.items():
-        value, (kinds, what) = cfg[name], (int, "whole") if isinstance(low, int) else (int | float, "finite")
-        if not isinstance(value, kinds) or isinstance(value, bool) or not low <= value < 2**62:
+        value = cfg[name]
+        kinds, what, high = (int, "whole", 2**62) if isinstance(low, int) else (int | float, "finite", math.inf)
+        if not isinstance(value, kinds) or isinstance(value, bool) or not low <= value < high:
             raise Mistake(f"{prefix}{name}={value} must be a {what} number, {low:g} or more")
 
 
