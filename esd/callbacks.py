@@ -107,6 +107,7 @@ class Checkpoints(Callback):
 
     def setup(self, trainer: pl.Trainer, module: Erasure, stage: str) -> None:
         self.started = time.monotonic()
+        self.prune(trainer)  # here too: after a kill between the last step's checkpoint and this, there is no step to come
 
     def on_train_start(self, trainer: pl.Trainer, module: Erasure) -> None:
         self.last = time.monotonic()
@@ -139,9 +140,12 @@ class Checkpoints(Callback):
             raise FloatingPointError(f"the weights are not finite after step {trainer.global_step}: lower lr or eta")
         trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt")
         self.last = time.monotonic()
-        if trainer.is_global_zero:
-            for path in saved(self.folder)[2:]:
-                path.unlink()
+        self.prune(trainer)
+
+    def prune(self, trainer: pl.Trainer) -> None:
+        """Only the last two stay."""
+        for path in saved(self.folder)[2:] if trainer.is_global_zero else ():
+            path.unlink()
 
     def on_train_end(self, trainer: pl.Trainer, module: Erasure) -> None:
         self.signals.patient = False

@@ -170,7 +170,7 @@ class Faults:
         event = rng.choice([n for n, label in enumerate(straight.events) if label in labels])
         done = self.server.run(cwd, *straight.arguments, signal={"event": event, "number": signum})
         outcome = Outcome(
-            f"{signal.Signals(signum).name}, {'during a step' if number % 2 else 'anywhere'}", said=[case, str(event)]
+            f"signal, {signal.Signals(signum).name} {'during a step' if number % 2 else 'anywhere'}", said=[case, str(event)]
         )
         lines = done["err"].strip().splitlines()
         had, what = newest_step(run_folder(cwd)), straight.events[event]
