@@ -6,6 +6,7 @@ Imports nothing heavy: a wrong option must be answered before torch is loaded.
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import os
 import re
@@ -142,7 +143,9 @@ def one_line(error: BaseException) -> str:
 def known(error: Exception) -> bool:
     """Whether it is about what was asked for, and one line says enough; of others the traceback is wanted."""
     ours = isinstance(error, Mistake) or type(error).__module__.startswith(("hydra", "omegaconf"))
-    return ours or (isinstance(error, OSError) and bool(error.filename))  # a file that cannot be read or written
+    if isinstance(error, OSError):  # a file that cannot be read or written; of a full disk it is not always said which
+        return bool(error.filename) or error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return ours
 
 
 def fail(message: str, code: int = 2) -> None:

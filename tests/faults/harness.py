@@ -75,7 +75,7 @@ class Watch:
         self.request, self.events, self.steps, self.within = request, [], 0, "drawing"
         self.kill, self.signal, self.fail = (request.get(name) or {} for name in ("kill", "signal", "fail"))
 
-    def happen(self, what: str, fd: int | None = None) -> None:
+    def happen(self, what: str, fd: int | None = None, writes: bool = True) -> None:
         self.events.append(what)
         number = len(self.events) - 1
         if self.kill.get("event") == number:
@@ -89,7 +89,7 @@ class Watch:
                 os.kill(int(pid), signal.SIGKILL)
         if self.signal.get("event") == number:
             os.kill(os.getpid(), self.signal["number"])
-        if what not in NO_FILE and number >= self.fail.get("event", math.inf):
+        if writes and what not in NO_FILE and number >= self.fail.get("event", math.inf):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     def audit(self, name: str, arguments: tuple) -> None:
@@ -100,7 +100,7 @@ class Watch:
                 flags = arguments[2] or 0
                 written = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
             if written and "outputs" in path and os.path.abspath(path).startswith(self.request["cwd"]):
-                self.happen(label(path))
+                self.happen(label(path), writes=name != "os.remove")  # a full disk can be cleared
 
     def install(self) -> None:
         """Into this process, for good."""
