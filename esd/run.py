@@ -71,6 +71,11 @@ def lines_of(file: Path) -> list[str]:
     return [line for line in lines if line]
 
 
+def pairs_of(phrases: Phrases) -> list[tuple[int, int]]:
+    """(concept, template) of all that is asked for; preserved prompts are taken as they stand."""
+    return [(k, j) for k, concept in enumerate(phrases.concepts) for j in range(len(phrases.templates) if concept.eta else 1)]
+
+
 def source_of(cfg: DictConfig, module_parts: tuple, walks: Walks) -> Fresh | Pool | Cache:
     """The configured source of x_t."""
     kind = cfg.trajectories.name
@@ -81,8 +86,7 @@ def source_of(cfg: DictConfig, module_parts: tuple, walks: Walks) -> Fresh | Poo
     options = cfg.trajectories
     dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}[options.dtype]
     store = Store(options.folder, options.walks, options.seed, dtype, options.chunk, options.limit)
-    phrases = walks.phrases
-    pairs = [(k, j) for k, concept in enumerate(phrases.concepts) for j in range(len(phrases.templates) if concept.eta else 1)]
+    phrases, pairs = walks.phrases, pairs_of(walks.phrases)
     from rich.progress import Progress
 
     with Progress(console=console, transient=True) as progress:
@@ -103,31 +107,36 @@ def forwards(cfg: DictConfig) -> float:
 
 
 @torch.inference_mode()
-def seconds_of(cfg: DictConfig, module: Erasure) -> float:
+def seconds_of(cfg: DictConfig, walks: Walks, device: torch.device) -> float:
     """What the training will roughly take: one batch, timed after a first that warms up."""
-    rows = torch.zeros(cfg.batch, dtype=torch.int64, device=module.device)
-    x = module.model.noise(rows).to(module.device)
+    rows = torch.zeros(cfg.batch, dtype=torch.int64, device=device)
+    x = walks.model.noise(rows).to(device)
     for _ in range(2):
         started = time.perf_counter()
-        predict(module.model, module.student, module.sampler, x, rows, module.phrases.condition(rows))[0].sum().item()
+        predict(walks.model, walks.student, walks.sampler, x, rows, walks.phrases.condition(rows))[0].sum().item()
         one = time.perf_counter() - started
     warm_up = cfg.sampling_steps if cfg.trajectories.name == "pool" else 0
     return one * (cfg.steps * forwards(cfg) + warm_up)
 
 
-def announce(cfg: DictConfig, concepts: list[Concept], kept: list[Concept], module: Erasure, folder: Path) -> None:
+def announce(
+    cfg: DictConfig, concepts: list[Concept], kept: list[Concept], walks: Walks, device: torch.device, folder: Path
+) -> None:
     """What will happen, before it does."""
-    moved = sum(tensor.numel() for tensor in module.edit().values())
-    total = sum(p.numel() for p in module.student.parameters())
+    moved = [p.numel() for p in walks.student.parameters() if p.requires_grad]
+    total = sum(p.numel() for p in walks.student.parameters())
     what = ", ".join(f"'{c.text}'" + (f" from '{c.erase_from}'" if c.erase_from else "") for c in concepts[:8])
     what += f" and {len(concepts) - 8} more" if len(concepts) > 8 else ""
     rows = {
         "Erase": f"{what} from {cfg.model.name}, η = {cfg.eta:g}" + (f", preserving {len(kept)} prompts" if kept else ""),
-        "Train": f"{cfg.layers.name}: {moved:,} of {total:,} parameters in {len(module.trained)} tensors",
+        "Train": f"{cfg.layers.name}: {sum(moved):,} of {total:,} parameters in {len(moved)} tensors",
         "Examples": f"{cfg.steps} steps of {cfg.batch}; x_t from {cfg.trajectories.name}, {forwards(cfg)} forwards each; "
-        f"roughly {max(1, round(seconds_of(cfg, module)))} s on {module.device}",
-        "Results": str(folder),
+        f"roughly {max(1, round(seconds_of(cfg, walks, device)))} s on {device}",
     }
+    if cfg.trajectories.name == "cache":
+        count, where = cfg.trajectories.walks * len(pairs_of(walks.phrases)), cfg.trajectories.folder
+        rows["Walks"] = f"{count} of {cfg.sampling_steps} steps each, rolled out first where {where} does not hold them"
+    rows["Results"] = str(folder)
     for name, text in rows.items():
         console.print(f"[bold]{name:9}[/] {escape(text)}", soft_wrap=True)
 
@@ -249,17 +258,19 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
         student.enable_gradient_checkpointing()
     for denoiser in (model.denoiser, student) if cfg.compile else ():
         denoiser.compile()  # in place: the names of its weights stay
-    for part in (model.denoiser, phrases, sampler):
-        part.to(trainer.strategy.root_device)  # where a cache is rolled out
+    device, mixed = trainer.strategy.root_device, trainer.precision_plugin.forward_context
+    for part in (model.denoiser, student, phrases, sampler):
+        part.to(device)  # where a cache is rolled out
     parts = (model, sampler, phrases, cfg.guidance, model.denoiser, student)
-    source = source_of(cfg, parts, Walks(*parts))
+    walks = Walks(*parts)
+    with mixed():
+        announce(cfg, concepts, kept, walks, device, folder)
+    in_use()
+
+    source = source_of(cfg, parts, walks)
     module = Erasure(model, student, trained, phrases, sampler, source, optimizer, schedule)
     checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoint_minutes, signals)
-    module.to(trainer.strategy.root_device)
-    mixed = trainer.precision_plugin.forward_context
-    with mixed():
-        announce(cfg, concepts, kept, module, folder)
-    in_use()
+    module.to(device)
 
     prompted = [concept.erase_from or concept.text for concept in concepts]
     shown = [template.replace("{}", text) for text in prompted for template in cfg.templates][:4]
