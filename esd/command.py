@@ -142,10 +142,10 @@ def one_line(error: BaseException) -> str:
 
 def known(error: Exception) -> bool:
     """Whether it is about what was asked for, and one line says enough; of others the traceback is wanted."""
-    ours = isinstance(error, Mistake) or type(error).__module__.startswith(("hydra", "omegaconf"))
-    if isinstance(error, OSError):  # a file that cannot be read or written; of a full disk it is not always said which
-        return bool(error.filename) or error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return ours
+    if isinstance(error, Mistake) or type(error).__module__.startswith(("hydra", "omegaconf")):
+        return True
+    # A file that cannot be read or written; of a full disk it is not always said which.
+    return isinstance(error, OSError) and (bool(error.filename) or error.errno in (errno.ENOSPC, errno.EDQUOT))
 
 
 def fail(message: str, code: int = 2) -> None:
