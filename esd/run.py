@@ -106,10 +106,15 @@ def forwards(cfg: DictConfig) -> float:
     return walking[cfg.trajectories.name] + 3
 
 
+def preserving(cfg: DictConfig, kept: list[Concept]) -> int:
+    """Examples of a step that preserve."""
+    return (cfg.preserve_batch or cfg.batch) if kept else 0
+
+
 @torch.inference_mode()
-def seconds_of(cfg: DictConfig, walks: Walks, device: torch.device) -> float:
+def seconds_of(cfg: DictConfig, kept: list[Concept], walks: Walks, device: torch.device) -> float:
     """What the training will roughly take: one batch, timed after a first that warms up."""
-    rows = torch.zeros(cfg.batch, dtype=torch.int64, device=device)
+    rows = torch.zeros(cfg.batch + preserving(cfg, kept), dtype=torch.int64, device=device)
     x = walks.model.noise(rows).to(device)
     for _ in range(2):
         started = time.perf_counter()
@@ -127,11 +132,13 @@ def announce(
     total = sum(p.numel() for p in walks.student.parameters())
     what = ", ".join(f"'{c.text}'" + (f" from '{c.erase_from}'" if c.erase_from else "") for c in concepts[:8])
     what += f" and {len(concepts) - 8} more" if len(concepts) > 8 else ""
+    beside = f" and {preserving(cfg, kept)} that preserve" if kept else ""
     rows = {
-        "Erase": f"{what} from {cfg.model.name}, η = {cfg.eta:g}" + (f", preserving {len(kept)} prompts" if kept else ""),
+        "Erase": f"{what} from {cfg.model.name}, η = {cfg.eta:g}"
+        + (f", preserving {len(kept)} prompt{'s' * (len(kept) > 1)}" if kept else ""),
         "Train": f"{cfg.layers.name}: {sum(moved):,} of {total:,} parameters in {len(moved)} tensors",
-        "Examples": f"{cfg.steps} steps of {cfg.batch}; x_t from {cfg.trajectories.name}, {forwards(cfg)} forwards each; "
-        f"roughly {max(1, round(seconds_of(cfg, walks, device)))} s on {device}",
+        "Examples": f"{cfg.steps} steps of {cfg.batch}{beside}; x_t from {cfg.trajectories.name}, {forwards(cfg)} forwards "
+        f"each; roughly {max(1, round(seconds_of(cfg, kept, walks, device)))} s on {device}",
     }
     if cfg.trajectories.name == "cache":
         count, where = cfg.trajectories.walks * len(pairs_of(walks.phrases)), cfg.trajectories.folder
@@ -289,7 +296,7 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
         trainer.loggers = loggers
         draws = Draws(
             concepts=len(concepts), templates=len(cfg.templates), positions=len(sampler), batch=cfg.batch, seed=cfg.seed,
-            preserved=len(kept), preserved_batch=(cfg.preserve_batch or cfg.batch) if kept else 0,
+            preserved=len(kept), preserved_batch=preserving(cfg, kept),
             walks=cfg.trajectories.get("walks"), staggered=cfg.trajectories.name == "pool",
             rank=trainer.global_rank, world=trainer.world_size, start=done,
         )  # fmt: skip

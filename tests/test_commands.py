@@ -42,6 +42,12 @@ def test_a_run_leaves_what_is_promised(esd):
     assert (made / "grid.png").is_file() and len(list(made.glob("*/a-pizza-hot-*.png"))) == 4
 
 
+def test_what_preserves_is_announced_with_the_rest(esd):
+    done = esd("train", "concept=pizza", *FAST, "batch=2", "preserve=[a dog]", "preserve_batch=3")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "preserving 1 prompt\n" in done.stdout and "2 steps of 2 and 3 that preserve;" in done.stdout
+
+
 def test_a_sweep_is_one_folder_and_one_wandb_run_each(esd):
     done = esd(
         "train", "-m", "concept=pizza,cat", "eta=0.5,1", "layers=esd-x,esd-u", "steps=1", "sampling_steps=2", "evaluate=false"
