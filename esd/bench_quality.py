@@ -315,7 +315,7 @@ def main() -> None:
     parser.add_argument("--walks", type=int, default=20, help="the cache's")
     parser.add_argument("--pictures", type=int, default=18, help="of the concept by name, and as many in styles")
     parser.add_argument("--every", type=int, default=4, help="one picture of every so many other objects")
-    parser.add_argument("--sampling-steps", type=int, default=20, help="of a judged picture")
+    parser.add_argument("--sampling-steps", type=int, default=15, help="of a judged picture")
     parser.add_argument("--limit", type=float, default=40.0, help="seconds of training that a tuning run may take to erase")
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench-quality.json"))
