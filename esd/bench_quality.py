@@ -41,7 +41,7 @@ LR = {"esd-x": 2e-4, "esd-u": 1e-4}
 PARTS = ("equal-steps", "equal-time", "until-erased")
 TRIED = {  # batch and learning rate, source by source
     "student": ((1, 4), (2e-4, 4e-4, 8e-4)),
-    **dict.fromkeys(list(SOURCES)[1:], ((4, 10, 20), (2e-4, 4e-4, 8e-4))),
+    **dict.fromkeys(list(SOURCES)[1:], ((4, 10), (2e-4, 4e-4, 8e-4))),
 }
 SEEN = 0.03  # of the pictures, at most: erased
 LEFT = 0.8  # of what the base model gets right of other objects, at least: or batch and learning rate are no good
@@ -259,40 +259,65 @@ def ratios(results: dict) -> dict[str, float]:
     }
 
 
-def percent(hits: int, asked: int) -> str:
-    figure = counted(hits, asked)
-    return f"{100 * figure['rate']:.1f} % ({spread(figure)} of {asked})" if asked else "-"
-
-
 def pooled(results: list[dict]) -> list[str]:
     """Seen and kept over all pictures of these runs, with Wilson's intervals."""
-    return [percent(sum(r[name][0] for r in results), sum(r[name][1] for r in results)) for name in ("seen", "kept")]
+    figures = [counted(*(sum(result[name][i] for result in results) for i in range(2))) for name in ("seen", "kept")]
+    return [f"{100 * figure['rate']:.1f} % ({spread(figure)})" if figure["of"] else "-" for figure in figures]
 
 
-def tables(found: dict) -> Iterator:
-    """A table for each part of which there is something."""
-    from rich.table import Table
+def grouped(found: dict, part: str, *by: str) -> dict[tuple, list[dict]]:
+    """The results of a part, those that are alike in these facts together; sources in their order."""
+    groups: dict[tuple, list[dict]] = {}
+    for run, result in ((of(key), found[key]) for key in found if key.startswith(f"{part}/")):
+        groups.setdefault(tuple(getattr(run, name) for name in by), []).append(result)
+    return {case: groups[case] for case in in_order(groups)}
 
-    for part in PARTS:
-        groups: dict[tuple, list[str]] = {}
-        for key in found:
-            if key.startswith(f"{part}/"):
-                run = of(key)
-                groups.setdefault((run.layers, list(SOURCES).index(run.source), run.batch, run.lr), []).append(key)
-        if not groups:
-            continue
-        table = Table("layers", "source", "batch", "lr", "runs", "still seen", "kept", "steps", "seconds", title=part, box=None)
-        concepts = dict.fromkeys(of(key).concept for keys in groups.values() for key in keys)
-        base = [found[f"base/{concept}"] for concept in concepts if f"base/{concept}" in found]
-        table.add_row("", "base model", "", "", str(len(base)), *pooled(base), "0", "0")
-        for (layers, source, batch, lr), keys in sorted(groups.items()):
-            results = [found[key] for key in keys]
-            middle = [statistics.median(result[name] for result in results) for name in ("steps", "seconds")]
-            table.add_row(
-                layers, list(SOURCES)[source], str(batch), f"{lr:g}", str(len(keys)), *pooled(results),
-                f"{middle[0]:.0f}", f"{middle[1]:.1f}",
-            )  # fmt: skip
-        yield table
+
+def in_order(cases) -> list[tuple]:
+    return sorted(cases, key=lambda case: [list(SOURCES).index(fact) if fact in SOURCES else fact for fact in case])
+
+
+def median(results: list[dict], name: str, digits: int) -> str:
+    return f"{statistics.median(result[name] for result in results):.{digits}f}"
+
+
+def markdown(head: str, rows: list[list[str]]) -> Iterator[str]:
+    yield head
+    yield "|---" * (head.count("|") - 1) + "|"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def tables(found: dict) -> Iterator[str]:
+    """What there is, as Markdown: the sources at equal steps beside equal time, tuning, and until erased."""
+    if base := [found[key] for key in found if key.startswith("base/") and key.removeprefix("base/") not in OTHERS]:
+        seen, kept = pooled(base)
+        yield f"base model: seen {seen}; kept {kept}"
+    columns = [(part, layers) for layers in RULES for part in ("equal-steps", "equal-time")]
+    alike = {(part, *case): runs for part in PARTS for case, runs in grouped(found, part, "layers", "source", "batch").items()}
+    rows = []
+    for source, batch in in_order({case[2:] for case in alike if case[:2] in columns}):
+        row = [source, str(batch)]
+        for part, layers in columns:
+            if runs := alike.get((part, layers, source, batch)):
+                seen, kept = pooled(runs)
+                effort = f"{median(runs, 'steps', 0)} steps, {median(runs, 'seconds', 0)} s"
+                row.append(f"seen {seen}; kept {kept}; {effort}")
+            else:
+                row.append("")
+        rows.append(row)
+    if rows:
+        head = [f"{layers}, {part.replace('equal-', 'the same ')}" for part, layers in columns]
+        yield from markdown(f"| source | batch | {' | '.join(head)} |", rows)
+    for part in ("tuning", "until-erased"):
+        rows = [
+            [source, str(batch), f"{lr:g}", f"{sum(result['erased'] for result in results)} of {len(results)}",
+             *pooled(results), median(results, "steps", 0), median(results, "seconds", 1)]
+            for (source, batch, lr), results in grouped(found, part, "source", "batch", "lr").items()
+        ]  # fmt: skip
+        if rows:
+            yield f"\n{part}:"
+            yield from markdown("| source | batch | lr | erased in time | still seen | kept | steps | seconds |", rows)
     figures = medians(found)
     for source, figure in figures.items():
         line = f"until seen in at most {100 * SEEN:.0f} %, {source}: {figure['erased']} of {figure['runs']} runs came to it, "
@@ -362,8 +387,8 @@ def main() -> None:
                 except BaseException:
                     workers.shutdown(wait=False, cancel_futures=True)
                     raise
-    for table in tables(found):
-        console.print(table)
+    for line in tables(found):
+        console.print(line, soft_wrap=True)
     console.print(f"all runs: {options.out}")
 
 

@@ -119,7 +119,9 @@ def test_the_quality_command_goes_on_where_it_was(esd, tmp_path):
     sizes = "--part equal-steps --steps 1 --batch 1 --seeds 1 --pictures 1 --every 40 --sampling-steps 2 --walks 1 --workers 1"
     first = esd("bench_quality", *sizes.split(), "--concepts", "pizza", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    assert "8 runs to do" in first.stdout and "equal-steps" in first.stdout
+    assert "8 runs to do" in first.stdout and "base model: seen" in first.stdout
+    rows = [line.split(" | ") for line in first.stdout.splitlines() if line.startswith(("| student", "| pool", "| cache"))]
+    assert [row[0][2:] for row in rows] == list(bench.SOURCES) and all("; 1 steps, " in row[2] for row in rows)
     again = esd("bench_quality", *sizes.split(), "--concepts", "pizza", cwd=tmp_path)
     assert again.returncode == 0 and "equal-steps: 0 runs to do" in again.stdout
     other = esd("bench_quality", *sizes.split(), "--batch", "2", cwd=tmp_path)

@@ -11,7 +11,7 @@ from esd import studies
 from esd.command import CONF
 from esd.metrics.counts import counted
 
-RUNS = {"objects": 16, "eta": 16, "preserve": 8, "many": 8, "frontier": 4}
+RUNS = {"objects": 16, "eta": 16, "preserve": 8, "many": 4, "frontier": 4}
 
 
 def axes(study):
