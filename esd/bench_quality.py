@@ -158,7 +158,7 @@ def equal_steps(found: dict, sizes: dict) -> Iterator[tuple]:
     for seed in range(sizes["seeds"]):  # seed by seed: a table of one is there early
         for concept in sizes["concepts"]:
             for layers in RULES:
-                for source in SOURCES:
+                for source in sizes["sources"]:
                     run = Run("equal-steps", concept, layers, seed, source, sizes["batch"], LR[layers])
                     yield "trained", run.key, (run, sizes["steps"], math.inf)
 
@@ -337,6 +337,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=5, help="of equal-steps and equal-time")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--concepts", nargs="+", default=CONCEPTS)
+    parser.add_argument("--sources", nargs="+", choices=SOURCES, default=SOURCES, metavar="SOURCE", help="of equal-steps alone")
     parser.add_argument("--walks", type=int, default=20, help="the cache's")
     parser.add_argument("--pictures", type=int, default=18, help="of the concept by name, and as many in styles")
     parser.add_argument("--every", type=int, default=4, help="one picture of every so many other objects")
@@ -358,9 +359,12 @@ def main() -> None:
     results = json.loads(options.out.read_text()) if options.out.is_file() else {"settings": settings, "runs": {}}
     if results.get("settings") != settings:
         fail(f"{options.out} was measured with other sizes or another model: remove it, or give --out another name")
-    sizes |= {"seeds": options.seeds, "concepts": options.concepts, "others": OTHERS, "tried": TRIED}
+    sizes |= {"seeds": options.seeds, "sources": options.sources, "concepts": options.concepts}
+    sizes |= {"others": OTHERS, "tried": TRIED}
     found, look = results["runs"], Look(options.pictures, options.every, options.sampling_steps)
     wanted = options.part or ["equal-steps", "equal-time"]
+    if "equal-time" in wanted and DEFAULT not in options.sources:
+        parser.error(f"--sources without '{DEFAULT}': equal-time is its time, so --part equal-steps belongs to it")
     stages = list(dict.fromkeys(stage for part in PARTS if part in wanted for stage in STAGES[part]))
     concepts = [*options.concepts, *(OTHERS if "until-erased" in wanted else [])]
 
