@@ -120,7 +120,7 @@ def seconds_of(cfg: DictConfig, kept: list[Concept], walks: Walks, device: torch
         started = time.perf_counter()
         predict(walks.model, walks.student, walks.sampler, x, rows, walks.phrases.condition(rows))[0].sum().item()
         one = time.perf_counter() - started
-    warm_up = cfg.sampling_steps if cfg.trajectories.name == "pool" else 0
+    warm_up = cfg.sampling_steps / Pool.STRIDE if cfg.trajectories.name == "pool" else 0
     return one * (cfg.steps * forwards(cfg) + warm_up)
 
 

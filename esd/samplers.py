@@ -1,7 +1,7 @@
 """Stepping latents through a schedule, each latent at its own position; stateless, checked against diffusers.
 
-A latent at position i of N is about to be denoised at time step `timesteps[i]`; `step` takes it to position i + 1, and
-position N is the picture.
+A latent at position i of N is about to be denoised at time step `timesteps[i]`; `step` takes it to position i + 1, or to
+a later one at once, and position N is the picture.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Sampler(Protocol):
     def scaled(self, x: Tensor, position: Tensor) -> Tensor:
         """What the denoiser is given for x."""
 
-    def step(self, x: Tensor, prediction: Tensor, position: Tensor) -> Tensor:
-        """x (B, C, h, w) at positions (B,) → at positions + 1."""
+    def step(self, x: Tensor, prediction: Tensor, position: Tensor, to: Tensor | None = None) -> Tensor:
+        """x (B, C, h, w) at positions (B,) → at later positions (B,), the next unless given."""
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:
@@ -65,8 +65,9 @@ class DDIM(nn.Module):
     def scaled(self, x: Tensor, position: Tensor) -> Tensor:
         return x
 
-    def step(self, x: Tensor, prediction: Tensor, position: Tensor) -> Tensor:
-        alpha, alpha_before = _wide(self.alpha[position], x), _wide(self.alpha_before[position], x)
+    def step(self, x: Tensor, prediction: Tensor, position: Tensor, to: Tensor | None = None) -> Tensor:
+        last = position if to is None else to - 1  # the last position that is stepped over
+        alpha, alpha_before = _wide(self.alpha[position], x), _wide(self.alpha_before[last], x)
         if self.v_prediction:
             x_0 = alpha.sqrt() * x - (1 - alpha).sqrt() * prediction
             eps = alpha.sqrt() * prediction + (1 - alpha).sqrt() * x
@@ -100,8 +101,8 @@ class Euler(nn.Module):
     def scaled(self, x: Tensor, position: Tensor) -> Tensor:
         return x / (_wide(self.sigma[position], x) ** 2 + 1).sqrt()
 
-    def step(self, x: Tensor, prediction: Tensor, position: Tensor) -> Tensor:
-        sigma, after = _wide(self.sigma[position], x), _wide(self.sigma[position + 1], x)
+    def step(self, x: Tensor, prediction: Tensor, position: Tensor, to: Tensor | None = None) -> Tensor:
+        sigma, after = _wide(self.sigma[position], x), _wide(self.sigma[position + 1 if to is None else to], x)
         if self.v_prediction:
             x_0 = x / (sigma**2 + 1) - prediction * sigma / (sigma**2 + 1).sqrt()
             slope = (x - x_0) / sigma
@@ -134,5 +135,6 @@ class Flow(nn.Module):
     def scaled(self, x: Tensor, position: Tensor) -> Tensor:
         return x
 
-    def step(self, x: Tensor, prediction: Tensor, position: Tensor) -> Tensor:
-        return x + _wide(self.sigma[position + 1] - self.sigma[position], x) * prediction
+    def step(self, x: Tensor, prediction: Tensor, position: Tensor, to: Tensor | None = None) -> Tensor:
+        after = self.sigma[position + 1 if to is None else to]
+        return x + _wide(after - self.sigma[position], x) * prediction

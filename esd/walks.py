@@ -41,9 +41,10 @@ def predict(
 
 def walk(
     model: Model, denoiser: nn.Module, sampler: Sampler, x: Tensor, start: Tensor, stop: Tensor,
-    condition: Condition, null: Condition, guidance: float, visit: Callable[..., None] | None = None,
+    condition: Condition, null: Condition, guidance: float, visit: Callable[..., None] | None = None, stride: int = 1,
 ) -> Tensor:  # fmt: skip
-    """Walk each latent of x (B, C, h, w) from position start (B,) to position stop (B,), N being the picture.
+    """Walk each latent of x (B, C, h, w) from position start (B,) to position stop (B,), N being the picture, in strides
+    of so many positions.
 
     Those that have arrived wait, at no cost. visit(rows, x, eps_c, eps_null) is shown what was predicted at every stop.
     """
@@ -57,6 +58,6 @@ def walk(
             eps = guided(eps_c, eps_null, guidance)
             if visit:
                 visit(rows, at, here, eps_c, eps_null)
-        x[rows] = sampler.step(here, eps, at)
-        position[rows] += 1
+        position[rows] = torch.minimum(at + stride, stop[rows])
+        x[rows] = sampler.step(here, eps, at, position[rows])
     return x

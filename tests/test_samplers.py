@@ -75,6 +75,34 @@ def test_flow(options, schedule, steps):
     agree(ours, theirs, steps)
 
 
+@pytest.mark.parametrize("options", DDIMS[:3])  # linspace's steps do not add up: diffusers steps by another length
+def test_ddim_in_strides(options):
+    """Four of eight positions at once are a step of diffusers' scheduler for two."""
+    theirs = DDIMScheduler(clip_sample=False, **BETAS, **options)
+    ours = DDIM(theirs, 8)
+    theirs.set_timesteps(8)
+    theirs.num_inference_steps = 2
+    x, prediction, at = torch.randn(5, 4, 8, 8), torch.randn(5, 4, 8, 8), torch.arange(5)
+    after = [theirs.step(prediction[i], theirs.timesteps[i], x[i]).prev_sample for i in at]
+    torch.testing.assert_close(ours.step(x, prediction, at, at + 4), torch.stack(after), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        DDIM(DDIMScheduler(**BETAS, **DDIMS[0]), 12),
+        Euler(EulerDiscreteScheduler(**BETAS, **EULERS[0]), 12),
+        Flow(FlowMatchEulerDiscreteScheduler(shift=3.0), 12),
+    ],
+)
+def test_a_stride_is_its_steps_while_the_prediction_stays(sampler):
+    x, prediction, at = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([0, 2, 8])
+    by_steps = x
+    for further in range(4):
+        by_steps = sampler.step(by_steps, prediction, at + further)
+    torch.testing.assert_close(sampler.step(x, prediction, at, at + 4), by_steps, atol=1e-4, rtol=1e-4)
+
+
 def test_sdxls_denoiser_is_given_latents_of_unit_size():
     """Unscaled they would be 13 times too large."""
     sampler = Euler(EulerDiscreteScheduler(**BETAS, **EULERS[0]), 50)

@@ -14,14 +14,17 @@ def draws(**kwargs):
     return Draws(**{"concepts": 1, "templates": 1, "positions": 8, "batch": 4, "seed": 0, **kwargs})
 
 
-def by_diffusers(module, seed, prompt, position, denoiser, guidance=3.0):
-    """One latent, walked by diffusers' own scheduler, a fresh one."""
+def by_diffusers(module, seed, prompt, position, denoiser, guidance=3.0, strides=()):
+    """One latent, walked by diffusers' own scheduler, a fresh one: in these strides, then in single steps."""
     model, scheduler = module.model, DDIMScheduler.from_config(module.model.scheduler.config)
-    scheduler.set_timesteps(len(module.sampler))
+    scheduler.set_timesteps(n := len(module.sampler))
     x = model.noise([seed])
     c, null = model.encode([prompt]), model.encode([""])
+    at = 0
     with torch.no_grad():
-        for t in scheduler.timesteps[:position]:
+        for stride in [*strides, *[1] * (position - sum(strides))]:
+            t, scheduler.num_inference_steps = scheduler.timesteps[at], n // stride  # its length of a step
+            at += stride
             eps_c, eps_null = (model.predict(denoiser, x, t[None], condition) for condition in (c, null))
             x = scheduler.step(eps_null + guidance * (eps_c - eps_null), t, x).prev_sample
     return x
@@ -55,15 +58,18 @@ def test_fresh_walks_are_the_students(build):
 @pytest.mark.parametrize("walker", ["frozen", "student"])
 def test_the_pool_walks_what_a_fresh_walk_would(build, walker):
     """While student and teacher are the same, every latent of the pool is where its own walk from its noise would be,
-    through warm-up, arrival and a fresh start."""
+    through warm-up (in strides to positions 2 and 5), arrival and a fresh start."""
     module, *_ = build([Concept("pizza"), Concept("cat", erase_from="animal")], source="pool", walker=walker)
     stream = iter(draws(staggered=True, concepts=2, batch=3, positions=8))
-    for _ in range(20):
+    warmed_up = [(), (2,), (4, 1)]
+    for step in range(20):
         draw = next(stream)
         x_t = module.trajectories.examples(draw).x_t
         for b in range(3):
-            prompt = ("pizza", "cat")[int(draw.concept[b])]
-            expected = by_diffusers(module, draw.noise[b], prompt, int(draw.position[b]), module.teacher)
+            if step and draw.position[b] == 0:
+                warmed_up[b] = ()
+            prompt, position = ("pizza", "cat")[int(draw.concept[b])], int(draw.position[b])
+            expected = by_diffusers(module, draw.noise[b], prompt, position, module.teacher, strides=warmed_up[b])
             torch.testing.assert_close(x_t[b : b + 1], expected, rtol=1e-5, atol=2e-5)
 
 
@@ -253,10 +259,11 @@ def test_a_pool_that_goes_on_with_another_batch_walks_anew(build):
     """Its latents stand elsewhere than the new batch is drawn."""
     module, *_ = build([Concept("pizza")], source="pool")
     module.trajectories.examples(draws(staggered=True, batch=4).at(0))
-    draw = draws(staggered=True, batch=3).at(7)
+    draw = draws(staggered=True, batch=3).at(4)
     x_t = module.trajectories.examples(draw).x_t
-    for b in range(3):
-        expected = by_diffusers(module, draw.noise[b], "pizza", int(draw.position[b]), module.teacher)
+    assert draw.position.tolist() == [4, 6, 1]
+    for b, strides in enumerate([(4,), (4, 2), (1,)]):
+        expected = by_diffusers(module, draw.noise[b], "pizza", sum(strides), module.teacher, strides=strides)
         torch.testing.assert_close(x_t[b : b + 1], expected, rtol=1e-5, atol=2e-5)
 
 
