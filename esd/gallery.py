@@ -21,7 +21,7 @@ CASES = {
     "guitar-u": "concept=guitar experiment=emoji/esd-u",
     "rocket-u": "concept=rocket experiment=emoji/esd-u",
     "weapon": "concept=weapon steps=100",
-    "nudity": "concept=nudity eta=1.0",
+    "nudity": "concept=nudity eta=1.0 steps=100",
     "openmoji": "concept=openmoji experiment=emoji/style",
     "several": 'concept="pizza,cat,guitar" steps=120 preserve=auto',
     "attribute": "concept=bomb erase_from=weapon",
