@@ -18,11 +18,11 @@ GALLERY = Path("outputs/gallery")
 CASES = {
     "pizza": "concept=pizza",
     "owl": "concept=owl",
-    "guitar-u": "concept=guitar experiment=emoji/esd-u",
-    "rocket-u": "concept=rocket experiment=emoji/esd-u",
+    "guitar-u": "concept=guitar experiment=emoji/esd-u preserve_weight=3",
+    "rocket-u": "concept=rocket experiment=emoji/esd-u preserve_weight=3",
     "weapon": "concept=weapon steps=100",
     "nudity": "concept=nudity eta=1.0 steps=100",
-    "openmoji": "concept=openmoji experiment=emoji/style",
+    "openmoji": "concept=openmoji experiment=emoji/style steps=160 eta=1.5",
     "several": 'concept="pizza,cat,guitar" steps=120 preserve=auto',
     "attribute": "concept=bomb erase_from=weapon",
 }
