@@ -7,7 +7,6 @@ figures beside their bars, writes outputs/bench.json. How well the sources erase
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 import json
@@ -18,9 +17,8 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from esd.quiet import quiet
 
@@ -32,79 +30,11 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
 from esd import layers  # noqa: E402
+from esd.bench_bars import rows_of  # noqa: E402
+from esd.bench_loop import ALONE, BATCH, CASES, DEFAULT, ESD_U, ESD_X, LR, Loop, mixed, store_in  # noqa: E402
+from esd.bench_quality_tables import ratios  # noqa: E402
 from esd.cache import Store  # noqa: E402
 from esd.command import CONF, Parser, fast_precision  # noqa: E402
-from esd.concepts import Concept, Draw, Draws  # noqa: E402
-from esd.erasure import Erasure  # noqa: E402
-from esd.phrases import Phrases  # noqa: E402
-from esd.trajectories import Cache, Fresh, Pool, Walks  # noqa: E402
-
-N = 50  # positions of the schedule
-ESD_X = {"name": "esd-x", "include": [r"\.attn2\."], "modules": ["Linear"]}
-ESD_U = {"name": "esd-u", "exclude": [r"\.attn2\."], "modules": ["Linear", "Conv2d"]}
-SOURCES = {  # name: (source, walker)
-    "student": ("student", ""),
-    "pool, frozen walks": ("pool", "frozen"),
-    "pool, student walks": ("pool", "student"),
-    "cache": ("cache", ""),
-}
-DEFAULT = "pool, student walks"  # what a run takes unless told otherwise
-BATCH, LR = 10, 2e-4
-ALONE = "student, batch 1"
-CASES = {ALONE: ("student", 1), **{name: (name, BATCH) for name in SOURCES}}  # name: (source, batch)
-
-
-def store_in(folder: Path, walks: int = 20) -> Store:
-    return Store(folder, walks=walks, seed=0, dtype=torch.float16, chunk=32, limit=20)
-
-
-def mixed(precision: str | None = None) -> contextlib.AbstractContextManager:
-    """The precision of training, here."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=(precision or fast_precision()) == "bf16-mixed")
-
-
-def even(draws: Iterator[Draw], batch: int) -> Iterator[Draw]:
-    """The same draws at positions 2, 7, 12, …, 47, 2, …: any ten in a row cost what many do on average, since the cost of a
-    fresh walk is two forwards for each position."""
-    for step, draw in enumerate(draws):
-        index = torch.arange(step * batch, (step + 1) * batch)
-        yield draw._replace(position=(5 * index + 2) % N)
-
-
-class Loop:
-    """A bare training loop of one source: no Lightning, no logger. What is timed and counted."""
-
-    def __init__(
-        self, model, concept: str, source: str, batch: int, store: Store, *, seed: int = 0, lr: float = LR, rule: dict = ESD_X,
-        precision: str | None = None, spread: bool = True,
-    ):  # fmt: skip
-        self.model, self.batch, self.precision = model, batch, precision
-        trained = layers.select(model.denoiser, layers.Rule(**rule))
-        student = layers.student_of(model.denoiser, trained)
-        sampler, phrases = model.sampler(N), Phrases(model, [Concept(concept)], ["{}"])
-        parts, (kind, walker) = (model, sampler, phrases, 3.0, model.denoiser, student), SOURCES[source]
-        if kind == "cache":
-            trajectories = Cache([[store.get(Walks(*parts), 0, 0, lambda n: None)]], phrases)
-        else:
-            trajectories = Fresh(*parts) if kind == "student" else Pool(*parts, walker=walker)
-        self.module = Erasure(model, student, trained, phrases, sampler, trajectories, None, None)
-        self.module.report = lambda *args: None  # no trainer to report to
-        walks = store.walks if kind == "cache" else None
-        options = {"concepts": 1, "templates": 1, "positions": N, "batch": batch, "seed": seed, "walks": walks}
-        self.dataset = Draws(**options, staggered=kind == "pool")
-        self.draws = even(iter(self.dataset), batch) if spread and kind != "pool" else iter(self.dataset)
-        self.optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr)
-
-    def run(self, steps: int) -> float:
-        """So many steps; the seconds they took."""
-        started = time.perf_counter()
-        for _ in range(steps):
-            self.optimizer.zero_grad()
-            with mixed(self.precision):
-                loss = self.module.training_step(next(self.draws), 0)
-            loss.backward()
-            self.optimizer.step()
-        return time.perf_counter() - started
 
 
 def counted(loop: Loop, steps: int) -> float:
@@ -355,83 +285,8 @@ def kept_for_backward(loop: Loop) -> int:
     return kept
 
 
-class Row(NamedTuple):
-    """A figure beside its bar; holds is None where there is no bar, or no figure yet."""
-
-    figure: str
-    measured: str
-    bar: str = ""
-    holds: bool | None = None
-
-
-def at_least(figure: str, ratio: float, bar: float) -> Row:
-    return Row(figure, f"{ratio:.1f}×", f"at least {bar:g}×", ratio >= bar)
-
-
-def rows_of(found: dict) -> list[Row]:
-    """What was found, as the table shows it."""
-    rows = []
-    if "costs" in found:
-        bars = {"student": ("about 52", 51, 53), "pool, frozen walks": ("≤ 3", 0, 3), "pool, student walks": ("≤ 5", 0, 5),
-                "cache": ("1", 1, 1)}  # fmt: skip
-        for name, (bar, low, high) in bars.items():
-            forwards = found["costs"][name]["forwards"]
-            rows.append(Row(f"U-Net forwards an example: {name}", f"{forwards:.2f}", bar, low <= forwards <= high))
-        for base, bars in ((ALONE, (20, 20, 30)), ("student", (7, 7, 12))):
-            for name, bar in zip(list(SOURCES)[1:], bars, strict=True):
-                ratio = found["costs"][base]["seconds"] / found["costs"][name]["seconds"]
-                against = base if base == ALONE else f"student, batch {BATCH}"
-                figure = f"time an example, {name} (batch {BATCH}) against {against}"
-                rows.append(at_least(figure, ratio, bar))
-        rows.append(Row(f"time an example, {ALONE}", f"{1000 * found['costs'][ALONE]['seconds']:.0f} ms"))
-    if "roll-out" in found:
-        rolled = found["roll-out"]
-        rows.append(Row(f"the cache's roll-out of {rolled['walks']} walks, once", f"{rolled['seconds']:.1f} s"))
-    if "sweep" in found:
-        swept = found["sweep"]
-        figure = f"12-run sweep of {swept['steps a run']} steps: one cache and its roll-out against 12 student runs"
-        rows.append(at_least(figure, swept["ratio"], 10))
-    if "memory" in found:
-        ratio = found["memory"]["ratio"]
-        figure = "weights + Adam beyond one U-Net, ESD-x, SD 1.4's configuration (bytes of unique storages)"
-        rows.append(Row(figure, f"{100 * ratio:.1f} %", "≤ 20 %", ratio <= 0.2))
-    if "overhead" in found:
-        over = found["overhead"]
-        figure = f"Lightning + Hydra against a bare loop, {over['steps']} steps"
-        measured = (
-            f"{100 * (over['whole'] - 1):+.1f} % ({100 * (over['step'] - 1):+.1f} % a step, {over['seconds once']:.1f} s once)"
-        )
-        rows.append(Row(figure, measured, "≤ 5 %", over["whole"] <= 1.05))
-    for name, seconds in found.get("start-up", {}).items():
-        rows.append(Row(f"python -m esd.train: {name}", f"{seconds:.2f} s", "under 2 s", seconds < 2))
-    if "until erased" in found:
-        for name, bar in (("pool, frozen walks", 5), ("pool, student walks", 5), ("cache", 10)):
-            figure = f"training time until seen in at most 3 %, {name} against student"
-            ratio = found["until erased"].get(name)
-            if ratio is None:
-                missing = "not measured: python -m esd.bench_quality --part until-erased"
-                rows.append(Row(figure, missing, f"at least {bar}×"))
-            else:
-                rows.append(at_least(figure, ratio, bar))
-    if "layouts" in found:
-        base = found["layouts"]["32-true, default"]
-        for case, rate in found["layouts"].items():
-            rows.append(Row(f"forwards a second, batch 20: {case}", f"{rate:.0f} ({rate / base:.2f}×)"))
-    if "switches" in found:
-        for name, ratio in found["switches"]["against as trained"].items():
-            if name != "as trained":
-                rows.append(Row(f"time an example of the pool, {name} against as trained", f"{ratio:.2f}"))
-        seconds = found["switches"]["seconds to compile"]
-        rows.append(Row("compile: once", found["switches"]["not compiled"] if seconds is None else f"{seconds:.0f} s"))
-        plain, less = found["switches"]["bytes kept"].values()
-        rows.append(Row("gradient_checkpointing: activations kept", f"{less / 1e6:.1f} of {plain / 1e6:.1f} MB"))
-    return rows
-
-
 def until_erased(file: Path) -> dict:
     """Of each source, how many times less training time than `student` it took; nothing where it was not measured."""
-    from esd.bench_quality import ratios
-
     return ratios(json.loads(file.read_text())) if file.is_file() else {}
 
 

@@ -4,8 +4,10 @@ import math
 
 import torch
 
-from esd import bench, bench_quality
-from esd.bench import ALONE, Held, Loop, counted, even, rows_of, store_in
+from esd import bench, bench_quality, bench_quality_tables
+from esd.bench import Held, counted
+from esd.bench_bars import rows_of
+from esd.bench_loop import ALONE, ESD_X, SOURCES, Loop, even, store_in
 from esd.concepts import Draws
 
 
@@ -47,7 +49,7 @@ def test_the_bytes_beyond_one_unet_are_those_of_what_is_trained(tiny):
     """On the tiny model; of Stable Diffusion 1.4 the same count says 15.3 %."""
     from esd import layers
 
-    trained = layers.select(tiny.denoiser, layers.Rule(**bench.ESD_X))
+    trained = layers.select(tiny.denoiser, layers.Rule(**ESD_X))
     found = bench.beyond(tiny.denoiser, trained)
     moved = sum(p.numel() for name, p in tiny.denoiser.named_parameters() if name in trained)
     steps = 4 * len(trained)  # Adam counts them
@@ -56,7 +58,7 @@ def test_the_bytes_beyond_one_unet_are_those_of_what_is_trained(tiny):
 
 
 def test_the_table_says_which_bar_does_not_hold():
-    cases = dict.fromkeys([ALONE, *bench.SOURCES], 1.0)
+    cases = dict.fromkeys([ALONE, *SOURCES], 1.0)
     cost = {name: {"forwards": 1.0, "seconds": seconds} for name, seconds in cases.items()}
     cost[ALONE]["seconds"] = 25.0  # 25 times the pool's and the cache's
     rows = {row.figure: row for row in rows_of({"costs": cost, "until erased": {"cache": 9.0}})}
@@ -85,10 +87,10 @@ def test_tuning_takes_the_fastest_that_leaves_the_rest():
         found[key("tuning", concept, "student", 4, 8e-4)] = result(seconds=1, kept=(7, 10))  # faster, and too much is lost
         found[key("tuning", concept, "cache", 4, 8e-4)] = result(seconds=1, kept=(2, 10))
         found[key("tuning", concept, "cache", 4, 2e-4)] = result(seconds=8, kept=(6, 10))
-    assert bench_quality.tuned(found) == {"student": (4, 4e-4), "cache": (4, 2e-4)}
+    assert bench_quality_tables.tuned(found) == {"student": (4, 4e-4), "cache": (4, 2e-4)}
     for concept in ("cat", "owl"):  # one that never came to it counts for twice its time
         found[key("tuning", concept, "student", 4, 4e-4)] = result(erased=False, seconds=5, kept=(8, 10))
-    assert bench_quality.tuned(found)["student"] == (1, 1e-4)
+    assert bench_quality_tables.tuned(found)["student"] == (1, 1e-4)
 
 
 def test_runs_that_did_not_erase_in_time_count_as_longer_than_any():
@@ -97,10 +99,10 @@ def test_runs_that_did_not_erase_in_time_count_as_longer_than_any():
         runs[key("until-erased", "owl", "student", 1, 1e-4, seed)] = result(erased, seconds)
         runs[key("until-erased", "owl", "cache", 4, 1e-4, seed)] = result(True, 5.0)
         runs[key("until-erased", "owl", "pool, frozen walks", 4, 1e-4, seed)] = result(seed == 0, 5.0)
-    found = bench_quality.medians(runs)
+    found = bench_quality_tables.medians(runs)
     assert found["student"] == {"seconds": 30.0, "runs": 3, "erased": 2}
     assert found["pool, frozen walks"]["seconds"] == math.inf
-    assert bench_quality.ratios({"runs": runs}) == {"cache": 6.0}
+    assert bench_quality_tables.ratios({"runs": runs}) == {"cache": 6.0}
 
 
 def test_a_quality_run_trains_judges_and_stops_at_its_limit(tmp_path):
@@ -121,7 +123,7 @@ def test_the_quality_command_goes_on_where_it_was(esd, tmp_path):
     assert first.returncode == 0, first.stderr
     assert "8 runs to do" in first.stdout and "base model: seen" in first.stdout
     rows = [line.split(" | ") for line in first.stdout.splitlines() if line.startswith(("| student", "| pool", "| cache"))]
-    assert [row[0][2:] for row in rows] == list(bench.SOURCES) and all("; 1 steps, " in row[2] for row in rows)
+    assert [row[0][2:] for row in rows] == list(SOURCES) and all("; 1 steps, " in row[2] for row in rows)
     again = esd("bench_quality", *sizes.split(), "--concepts", "pizza", cwd=tmp_path)
     assert again.returncode == 0 and "equal-steps: 0 runs to do" in again.stdout
     other = esd("bench_quality", *sizes.split(), "--batch", "2", cwd=tmp_path)
