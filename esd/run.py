@@ -238,6 +238,16 @@ def trainer_of(cfg: DictConfig, folder: Path) -> Trainer:
         )
 
 
+def pictured(cfg: DictConfig, concepts: list[Concept]) -> list[str]:
+    """The grid's prompts: what is erased, up to four, then what the model's configuration shows as kept, unless it is named
+    among the erased."""
+    asked = [concept.erase_from or concept.text for concept in concepts]
+    gone = [template.replace("{}", text) for text in asked for template in cfg.templates][:4]
+    named = [f" {text.lower()} " for text in asked]
+    kept = [prompt for prompt in cfg.model.kept if not any(text in f" {prompt.lower()} " for text in named)]
+    return (gone * 3)[: max(3, len(gone))] + kept
+
+
 def learner_of(cfg: DictConfig) -> tuple[Callable, Callable]:
     """What makes the optimiser and its schedule, tried out on one number. Raises Mistake for an option they have not."""
     with made_of("optimizer, schedule"):
@@ -279,9 +289,7 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
     checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoint_minutes, signals)
     module.to(device)
 
-    prompted = [concept.erase_from or concept.text for concept in concepts]
-    shown = [template.replace("{}", text) for text in prompted for template in cfg.templates][:4]
-    shown = (shown * 3)[: max(3, len(shown))] + list(cfg.model.kept)
+    shown = pictured(cfg, concepts)
     look = {"steps": min(30, cfg.sampling_steps), "guidance": cfg.guidance}
     with mixed():
         before = sample(model, student, shown, range(len(shown)), **look)  # the student is still the teacher

@@ -60,3 +60,22 @@ def test_optimisers_and_schedules_are_torchs(optimizer, schedule):
 def test_a_models_defaults_give_way_to_the_command_line():
     assert composed("model=sd14").lr == 1e-5 and composed("lr=3").lr == 3
     assert composed("model=sd14").batch == 1 and composed("model=sd14", "steps=7").steps == 7
+
+
+def test_the_grid_does_not_show_as_kept_what_is_erased():
+    """Nor does a part of a word count: 'car' is not in 'a carrot'."""
+    from esd.run import concepts_of, pictured
+
+    def shown(*overrides):
+        cfg = composed(*overrides)
+        return pictured(cfg, concepts_of(cfg)[0])
+
+    assert shown("model.kept=[a carrot,an owl]", "concept=[car]") == ["car"] * 3 + ["a carrot", "an owl"]
+    assert shown("concept=[Cat,pizza]", "templates=['{}','a {}']") == [
+        "Cat",
+        "a Cat",
+        "pizza",
+        "a pizza",
+        *composed().model.kept[1:],
+    ]
+    assert "a car" in shown("concept=bomb", "erase_from=weapon")
