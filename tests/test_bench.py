@@ -4,10 +4,11 @@ import math
 
 import torch
 
-from esd import bench, bench_quality, bench_quality_tables
-from esd.bench import Held, counted
+from esd import bench_quality, bench_quality_tables
+from esd.bench import counted
 from esd.bench_bars import rows_of
 from esd.bench_loop import ALONE, ESD_X, SOURCES, Loop, even, store_in
+from esd.bench_memory import Held, beyond
 from esd.concepts import Draws
 
 
@@ -50,7 +51,7 @@ def test_the_bytes_beyond_one_unet_are_those_of_what_is_trained(tiny):
     from esd import layers
 
     trained = layers.select(tiny.denoiser, layers.Rule(**ESD_X))
-    found = bench.beyond(tiny.denoiser, trained)
+    found = beyond(tiny.denoiser, trained)
     moved = sum(p.numel() for name, p in tiny.denoiser.named_parameters() if name in trained)
     steps = 4 * len(trained)  # Adam counts them
     assert found["beyond it"] == 3 * 4 * moved + steps
