@@ -128,7 +128,7 @@ def losses_and_edit(module, precision=torch.float32, steps=3):
 def test_gradient_checkpointing_keeps_fewer_activations_and_changes_nothing(tiny_folder, precision):
     from tiny import parts
 
-    from esd.bench import Held
+    from esd.bench_memory import Held
     from esd.models import load
 
     found, held = [], []
