@@ -25,11 +25,12 @@ from rich.markup import escape
 from torch.utils.data import DataLoader
 
 from esd import layers, models
+from esd.asked import concepts_of, pictured
 from esd.cache import Store
 from esd.callbacks import Bar, Checkpoints, Grids, WholeFiles, newest
 from esd.command import Mistake, in_use
-from esd.concepts import Concept, Draws, pair_up, preserved
-from esd.config import made_of, texts
+from esd.concepts import Concept, Draws
+from esd.config import made_of
 from esd.edits import Edit, fingerprint, save_edit
 from esd.erasure import Erasure
 from esd.files import write_json
@@ -42,33 +43,6 @@ from esd.verdict import log, objective, report, verdict
 from esd.walks import predict
 
 console = Console(highlight=False, quiet=not FIRST)
-
-
-def concepts_of(cfg: DictConfig) -> tuple[list[Concept], list[Concept]]:
-    """What the configuration erases, and what it preserves."""
-    erased = pair_up(texts(cfg.concept, "concept"), texts(cfg.erase_from, "erase_from") if cfg.erase_from else [""], cfg.eta)
-    if cfg.preserve is None or not cfg.preserve_weight:
-        return erased, []
-    if cfg.preserve == "auto":
-        if cfg.model.name != "emoji":
-            raise Mistake("preserve=auto knows the embedded model's objects only: give prompts, or a file of lines")
-        from esd.emoji.protocol import others
-
-        prompts = others([concept.text for concept in erased])
-    elif isinstance(cfg.preserve, str) and (Path(cfg.preserve).expanduser().is_file() or cfg.preserve.endswith(".txt")):
-        prompts = lines_of(Path(cfg.preserve).expanduser())
-    else:
-        prompts = texts(cfg.preserve, "preserve")
-    return erased, preserved(prompts, cfg.preserve_weight)
-
-
-def lines_of(file: Path) -> list[str]:
-    """The prompts in a file, one a line. Raises Mistake where there are none."""
-    with made_of(f"preserve={file}"):
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    if not any(lines):
-        raise Mistake(f"preserve={file} holds no lines")
-    return [line for line in lines if line]
 
 
 def pairs_of(phrases: Phrases) -> list[tuple[int, int]]:
@@ -151,6 +125,7 @@ def announce(
 def record_of(cfg: DictConfig, concepts: list[Concept], base_hash: str) -> dict:
     """All that an edit depends on, for its header; nothing else, so that a run that was interrupted leaves the same file."""
     packages = ("torch", "diffusers", "transformers", "pytorch-lightning", "erased-diffusion")
+    chosen = OmegaConf.to_container(cfg, resolve=True)
     return {
         "base": cfg.model.name if cfg.model.path is None else str(cfg.model.path),
         "base_hash": base_hash,
@@ -159,15 +134,19 @@ def record_of(cfg: DictConfig, concepts: list[Concept], base_hash: str) -> dict:
         "templates": list(cfg.templates),
         "eta": cfg.eta,
         "layers": cfg.layers.name,
-        "trajectories": OmegaConf.to_container(cfg.trajectories, resolve=True),
+        "trajectories": chosen["trajectories"],
         "guidance": cfg.guidance,
         "sampling_steps": cfg.sampling_steps,
         "steps": cfg.steps,
         "batch": cfg.batch,
         "lr": cfg.lr,
         "seed": cfg.seed,
-        "preserve": OmegaConf.to_container(cfg, resolve=True)["preserve"],
+        "preserve": chosen["preserve"],
         "preserve_weight": cfg.preserve_weight,
+        "preserve_batch": cfg.preserve_batch or cfg.batch,
+        "optimizer": chosen["optimizer"],
+        "schedule": chosen["schedule"],
+        "precision": str(chosen["trainer"]["precision"]),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "command": shlex.join(["python", "-m", "esd.train", *options(HydraConfig.get().overrides.task)]),
         "versions": {"python": platform.python_version(), **{name: installed(name) for name in packages}},
@@ -236,16 +215,6 @@ def trainer_of(cfg: DictConfig, folder: Path) -> Trainer:
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-
-
-def pictured(cfg: DictConfig, concepts: list[Concept]) -> list[str]:
-    """The grid's prompts: what is erased, up to four, then what the model's configuration shows as kept, unless it is named
-    among the erased."""
-    asked = [concept.erase_from or concept.text for concept in concepts]
-    gone = [template.replace("{}", text) for text in asked for template in cfg.templates][:4]
-    named = [f" {text.lower()} " for text in asked]
-    kept = [prompt for prompt in cfg.model.kept if not any(text in f" {prompt.lower()} " for text in named)]
-    return (gone * 3)[: max(3, len(gone))] + kept
 
 
 def learner_of(cfg: DictConfig) -> tuple[Callable, Callable]:

@@ -62,9 +62,26 @@ def test_a_models_defaults_give_way_to_the_command_line():
     assert composed("model=sd14").batch == 1 and composed("model=sd14", "steps=7").steps == 7
 
 
+def test_auto_preserves_what_is_shipped_but_for_what_shares_a_word_with_the_concept():
+    from esd.asked import SHIPPED, concepts_of
+
+    def kept(*overrides):
+        return [concept.text for concept in concepts_of(composed("preserve=auto", "preserve_weight=3", *overrides))[1]]
+
+    every = SHIPPED.read_text().splitlines()
+    assert len(every) == len({line.lower() for line in every}) > 100
+    assert kept("model=sd14", "concept=nudity") == every
+    assert set(every) - set(kept("model=sdxl", "concept='Hokusai style'")) == {"a painting by Katsushika Hokusai"}
+    assert set(every) - set(kept("model=flux", "concept=[Van Gogh,CAR]")) == {
+        "a painting by Vincent van Gogh", "a photo of a car",
+    }  # fmt: skip
+    assert set(every) - set(kept("model=sd3", "concept=portrait")) == {line for line in every if "portrait" in line}
+    assert "a cat" in kept("concept=pizza") and "a pizza" not in kept("concept=pizza")  # the embedded model's own
+
+
 def test_the_grid_does_not_show_as_kept_what_is_erased():
     """Nor does a part of a word count: 'car' is not in 'a carrot'."""
-    from esd.run import concepts_of, pictured
+    from esd.asked import concepts_of, pictured
 
     def shown(*overrides):
         cfg = composed(*overrides)

@@ -59,6 +59,7 @@ OPTIONS = {  # what python -m esd.train concept=a model.path=@/unreadable is giv
     "trainer.accelerator=quantum": "trainer: You selected an invalid accelerator name",
     "optimizer.lr=abc": "optimizer, schedule: ",
     "+optimizer.momentumm=1": "unexpected keyword argument 'momentumm'",
+    "concept=pizza preserve='[a cat,Pizza]'": "preserve holds 'pizza', which concept erases",
     "preserve=@/nothing.txt": "nothing.txt: No such file",
     "preserve=@/empty": "holds no lines",
     "preserve=@/latin1.csv": "can't decode byte",
