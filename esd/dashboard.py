@@ -17,6 +17,7 @@ CURVES = {
 CHOICES = ("eta", "layers", "trajectories", "lr", "steps")
 OUTCOMES = ("erased/seen", "erased/seen_styled", "kept/objects", "kept/styles", "kept/distance")
 GRID = "grid/before_after"
+STEP = "trainer/global_step"  # of the optimiser, as Lightning logs it; W&B's own counts what was logged
 COLUMNS = [
     "run:displayName", *(f"config:{key}" for key in ("concept", *CHOICES)),
     *(f"summary:{key}" for key in (*OUTCOMES, "score", "train/seconds")),
@@ -67,14 +68,14 @@ def workspace(entity: str, project: str):
                 "Training",
                 "The loss falls as the student learns what it is to say in place of the concept. A rising loss or a growing "
                 "gradient asks for a smaller lr. By quarter: time step 1000 is noise, 0 the picture.",
-                *(panels.LinePlot(title=title, x="Step", y=keys, groupby=layers) for title, keys in CURVES.items()),
+                *(panels.LinePlot(title=title, x=STEP, y=keys, groupby=layers) for title, keys in CURVES.items()),
             ),
         ],
         runset_settings=ws.RunsetSettings(
             order=[ws.Ordering(ws.Summary("score"), ascending=False)],
             pinned_columns=COLUMNS,
         ),
-        settings=ws.WorkspaceSettings(x_axis="Step"),
+        settings=ws.WorkspaceSettings(x_axis=STEP),
     )  # fmt: skip
 
 

@@ -19,6 +19,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
+from esd.config import texts
+
 
 def has_key() -> bool:
     """Whether W&B knows who we are; asked before its logger exists, which would wait for an answer at a terminal."""
@@ -83,7 +85,7 @@ def wandb_logger(cfg: DictConfig, folder: Path) -> WandbLogger:
             project=cfg.logger.project,
             name=folder.name,
             group=group,
-            tags=[config["concept"][:60], config["layers"]],
+            tags=[*dict.fromkeys(text[:60] for text in texts(cfg.concept, "concept")), config["layers"]],
             save_dir=str(folder),
             mode=mode,
             # A server that goes away is tried again behind the training's back; at the end it has five minutes.
@@ -107,9 +109,8 @@ def wandb_logger(cfg: DictConfig, folder: Path) -> WandbLogger:
         left = shlex.quote(str(folder / "wandb"))
         print(f"Weights & Biases cannot be reached: kept for later, wandb sync {left}/offline-run-*", file=sys.stderr)
     logger.experiment.config.update(config)
-    logger.experiment.define_metric("train/loss", summary="min")
-    logger.experiment.define_metric("erased/*", summary="last")
-    logger.experiment.define_metric("kept/*", summary="last")
+    for key, summary in (("train/loss", "min"), ("erased/*", "last"), ("kept/*", "last")):
+        logger.experiment.define_metric(key, step_metric="trainer/global_step", summary=summary)  # Lightning's name for it
     return logger
 
 

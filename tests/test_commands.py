@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from offline import records
 
 from esd.edits import read_edit
 
@@ -55,11 +56,13 @@ def test_a_sweep_is_one_folder_and_one_wandb_run_each(esd):
     assert done.returncode == 0, done.stderr[-2000:]
     made = runs(done.folder)
     assert len(made) == 8 and len({path.parent for path in made}) == 1
-    records = [read_edit(path).record for path in made]
-    assert {(*r["concept"], r["eta"], r["layers"]) for r in records} == {
+    edits = [read_edit(path).record for path in made]
+    assert {(*r["concept"], r["eta"], r["layers"]) for r in edits} == {
         (c, e, x) for c in ("pizza", "cat") for e in (0.5, 1.0) for x in ("esd-x", "esd-u")
     }
-    assert len({file.name for path in made for file in path.glob("wandb/offline-run-*/run-*.wandb")}) == 8
+    (files,) = zip(*(path.glob("wandb/offline-run-*/run-*.wandb") for path in made), strict=True)
+    began = [record.run for file in files for record in records(file) if record.HasField("run")]
+    assert len({run.run_id for run in began}) == 8 and {run.run_group for run in began} == {made[0].parent.name}
 
 
 def test_resuming_ends_in_the_same_edit(esd):

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from offline import records
 
 pytest.importorskip("wandb_workspaces", reason="the extra 'dashboard' is not installed")
 
@@ -23,40 +24,26 @@ from esd.train import main
 main()
 """
 OPTIONS = (
-    "concept=cat", "eta=2", "steps=20", "batch=4", "sampling_steps=4", "trainer.accelerator=cpu", "trainer.log_every_n_steps=5",
-    "trajectories.walker=frozen",
+    "concept=cat,dog", "eta=2", "steps=20", "batch=4", "sampling_steps=4", "trainer.accelerator=cpu",
+    "trainer.log_every_n_steps=5", "trajectories.walker=frozen",
 )  # fmt: skip
-
-
-def records(file):
-    """The protocol buffers of a .wandb file, which has no public reader: a LevelDB log, in blocks of 32 KiB."""
-    from wandb.proto import wandb_internal_pb2
-
-    data, at, parts = file.read_bytes(), 7, []  # after W&B's own header
-    while at + 7 <= len(data):
-        if 32768 - at % 32768 < 7:
-            at += 32768 - at % 32768
-            continue
-        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
-        parts.append(data[at + 7 : at + 7 + length])
-        at += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(b"".join(parts))
-            parts = []
-            yield record
 
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory):
-    """{"history": keys, "summary": keys, "config": keys} of an offline run of python -m esd.train."""
+    """{"history": keys, "summary": keys, "config": keys, "tags": …, "defined": {key: (along what, its summary)}} of an
+    offline run of python -m esd.train."""
     folder = tmp_path_factory.mktemp("offline")
     environment = {**os.environ, "WANDB_MODE": "offline", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", TRAIN, *OPTIONS], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (file,) = folder.glob("outputs/train/*/*/wandb/offline-run-*/*.wandb")
-    keys = {"history": set(), "summary": set(), "config": set()}
+    keys = {"history": set(), "summary": set(), "config": set(), "tags": set(), "defined": {}}
     for record in records(file):
+        keys["tags"] |= set(record.run.tags)
+        if name := record.metric.name or record.metric.glob_name:
+            summaries = tuple(field.name for field, on in record.metric.summary.ListFields() if on)
+            keys["defined"][name] = (record.metric.step_metric, *summaries)
         for item in record.history.item:
             keys["history"].add(item.key or item.nested_key[0])
         for item in record.summary.update:
@@ -98,6 +85,14 @@ def test_every_key_of_every_panel_is_logged(definition, logged):
     assert summary - logged["summary"] - logged["history"] == set()
     assert configured - logged["config"] == set()
     assert (curves | media) - logged["history"] == set()
+
+
+def test_a_run_is_tagged_and_its_curves_run_over_the_steps(definition, logged):
+    step = "trainer/global_step"  # W&B's own step counts what was logged
+    assert logged["tags"] == {"cat", "dog", "esd-x"}
+    wanted = {step: ("",), "*": (step,), "train/loss": (step, "min"), "erased/*": (step, "last"), "kept/*": (step, "last")}
+    assert logged["defined"] == wanted and step in logged["history"]
+    assert {config["xAxis"] for kind, config in panels(definition) if kind == "Run History Line Plot"} == {step}
 
 
 def test_each_section_is_explained(definition):
