@@ -25,3 +25,14 @@ def test_a_sweep_of_two_runs(esd, launcher, package):
     assert [path.name for path in made] == ["0-pizza", "1-cat"] and len({path.parent for path in made}) == 1
     assert [read_edit(path).record["concept"] for path in made] == [["pizza"], ["cat"]]
     assert "2 runs ended, 0 failed" in done.stdout
+
+
+def test_optuna_searches(esd):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="its extra is not installed")
+    options = ("hydra/sweeper=optuna", "hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1")
+    done = esd("train", "-m", *options, "concept=pizza", "eta=interval(0.5,3)", "steps=1", "sampling_steps=4", "logger=none")
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = [read_edit(path.parent).record for path in done.folder.glob("outputs/multirun/*/*/*/edit.safetensors")]
+    assert len({record["eta"] for record in made}) == 2 and all(0.5 <= record["eta"] <= 3 for record in made)
+    (results,) = done.folder.glob("outputs/multirun/*/*/optimization_results.yaml")
+    assert "best_value" in results.read_text()
