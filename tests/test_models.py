@@ -276,3 +276,20 @@ def test_stable_diffusion_at_full_size_takes_a_step_within_24_gib():
     after = dict(student.named_parameters())
     assert any(not torch.equal(after[name], tensor) for name, tensor in before.items())
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 24 * 2**20  # KiB
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_part_that_is_never_loaded_is_of_any_library_and_may_be_damaged(damaged, tmp_path):
+    """As in every published Stable Diffusion 1 (CompVis/stable-diffusion-v1-4, model_index.json)."""
+    built("sd14").save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    index |= {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
+    index |= {"feature_extractor": ["transformers", "CLIPImageProcessor"]}
+    index.pop("requires_safety_checker", None)
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "safety_checker").mkdir()
+    if damaged:
+        (tmp_path / "safety_checker" / "config.json").write_text("{")
+        (tmp_path / "safety_checker" / "model.safetensors").write_bytes(b"cut short")
+    model = models.load(str(tmp_path), "sd14")
+    assert model.base.safety_checker is None and len(model.encode(["a pizza"])["encoder_hidden_states"]) == 1

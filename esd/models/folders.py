@@ -32,9 +32,13 @@ def pipeline_class(folder: Path) -> str:
 
 
 def parts_of(folder: Path) -> dict[str, list]:
-    """The parts that model_index.json names: name → [library, class], [None, None] where there is none. Raises Mistake for a
-    name that is no folder's own, and for a class of any other library."""
-    parts = {name: part for name, part in read_json(folder / "model_index.json").items() if isinstance(part, list)}
+    """The parts that model_index.json names and that are loaded: name → [library, class], [None, None] where there is none.
+
+    Raises Mistake for a name that is no folder's own, and for a class of any other library. Parts that are never loaded may
+    be of any: every Stable Diffusion 1 has its safety checker from the pipeline's own module, "stable_diffusion".
+    """
+    index = read_json(folder / "model_index.json")
+    parts = {name: part for name, part in index.items() if isinstance(part, list) and name not in OPTIONAL}
     for name, part in parts.items():
         if not name.isidentifier() or len(part) != 2 or (part != [None, None] and part[0] not in LIBRARIES):
             raise Mistake(f"{folder / 'model_index.json'} names {name}: {part}, which is no part of a model that is read here")
@@ -43,7 +47,7 @@ def parts_of(folder: Path) -> dict[str, list]:
 
 def missing(folder: Path, weights: bool = True) -> list[str]:
     """Which parts that model_index.json names are not in the folder; a network's part needs a .safetensors file."""
-    named = [name for name, part in parts_of(folder).items() if part[0] and name not in OPTIONAL]
+    named = [name for name, part in parts_of(folder).items() if part[0]]
     absent = [name for name in named if not list((folder / name).glob("*"))]
     if weights:
         whole = [name for name in named if name in NETWORKS and name not in absent]
@@ -57,7 +61,7 @@ def pipeline(folder: Path):
     import torch
 
     kind, index = pipeline_class(folder), read_json(folder / "model_index.json")
-    for name in parts_of(folder):
+    for name in parts_of(folder):  # not of those that are never loaded
         for config in (folder / name).glob("*.json"):
             read_json(config)
     unused = {part: None for part in OPTIONAL if part in index}
@@ -73,7 +77,9 @@ def pipeline(folder: Path):
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise Mistake(f"{folder} cannot be read ({said}): copy or download it again") from error
     for name, part in found.components.items():  # the libraries fill what a file lacks with noise, and only log it
-        held, wanted = _held(folder / name, variant), len(list(part.parameters())) if name in NETWORKS and part else 0
+        if name not in NETWORKS or part is None:
+            continue
+        held, wanted = _held(folder / name, variant), len(list(part.parameters()))
         if held < wanted:
             raise Mistake(f"{folder / name} holds {held} of the {wanted} tensors that it should: copy or download it again")
     if empty := unfilled(found):
