@@ -30,7 +30,7 @@ bench: setup  ## what an erasure costs with each source of x_t: a table and outp
 	$(PY) -m esd.bench
 
 bench-quality: setup  ## do the cheaper sources erase as well? An hour; goes on where it was
-	$(PY) -m esd.bench_quality
+	$(PY) -m esd.bench.quality
 
 sweep: setup  ## concept × η × layers on the embedded model, and its report
 	$(PY) -m esd.train -m experiment=sweep hydra/launcher=cores logger=csv resume=true
@@ -40,10 +40,10 @@ studies: setup  ## objects, η, preservation, many concepts: their tables. Over 
 	for study in objects eta preserve many frontier; do $(PY) -m esd.studies $$study || exit; done
 
 gallery: setup  ## make the pictures and figures of the README again
-	$(PY) -m esd.gallery
+	$(PY) -m esd.bench.gallery
 
 model-quality: setup  ## how well the embedded model draws: all pairs, held-out pairs, categories
-	$(PY) -m esd.emoji.quality
+	$(PY) -m esd.bench.model_quality
 
 pretrain: setup  ## make the embedded model again, from its art
 	$(PY) -m esd.pretrain

@@ -4,12 +4,13 @@ import math
 
 import torch
 
-from esd import bench_quality, bench_quality_tables
-from esd.bench import counted
-from esd.bench_bars import rows_of
-from esd.bench_loop import ALONE, ESD_X, SOURCES, Loop, even, store_in
-from esd.bench_memory import Held, beyond
-from esd.concepts import Draws
+from esd.bench import quality, quality_tables
+from esd.bench.bars import rows_of
+from esd.bench.cost import counted
+from esd.bench.loop import ALONE, ESD_X, SOURCES, Loop, even, store_in
+from esd.bench.memory import Held, beyond
+from esd.erasing.concepts import Draws
+from esd.erasing.layers import LayerRule, select_parameters
 
 
 def test_forwards_of_an_example_are_what_the_sources_promise(tiny, tmp_path):
@@ -48,9 +49,8 @@ def test_held_counts_what_is_kept_and_what_was_there_at_once():
 
 def test_the_bytes_beyond_one_unet_are_those_of_what_is_trained(tiny):
     """On the tiny model; of Stable Diffusion 1.4 the same count says 15.3 %."""
-    from esd import layers
 
-    trained = layers.select(tiny.denoiser, layers.Rule(**ESD_X))
+    trained = select_parameters(tiny.denoiser, LayerRule(**ESD_X))
     found = beyond(tiny.denoiser, trained)
     moved = sum(p.numel() for name, p in tiny.denoiser.named_parameters() if name in trained)
     steps = 4 * len(trained)  # Adam counts them
@@ -77,7 +77,7 @@ def result(erased=True, seconds=1.0, kept=(10, 10)):
 
 
 def key(part, concept, source, batch, lr, seed=0):
-    return bench_quality.Run(part, concept, "esd-x", seed, source, batch, lr).key
+    return quality.Run(part, concept, "esd-x", seed, source, batch, lr).key
 
 
 def test_tuning_takes_the_fastest_that_leaves_the_rest():
@@ -88,10 +88,10 @@ def test_tuning_takes_the_fastest_that_leaves_the_rest():
         found[key("tuning", concept, "student", 4, 8e-4)] = result(seconds=1, kept=(7, 10))  # faster, and too much is lost
         found[key("tuning", concept, "cache", 4, 8e-4)] = result(seconds=1, kept=(2, 10))
         found[key("tuning", concept, "cache", 4, 2e-4)] = result(seconds=8, kept=(6, 10))
-    assert bench_quality_tables.tuned(found) == {"student": (4, 4e-4), "cache": (4, 2e-4)}
+    assert quality_tables.tuned(found) == {"student": (4, 4e-4), "cache": (4, 2e-4)}
     for concept in ("cat", "owl"):  # one that never came to it counts for twice its time
         found[key("tuning", concept, "student", 4, 4e-4)] = result(erased=False, seconds=5, kept=(8, 10))
-    assert bench_quality_tables.tuned(found)["student"] == (1, 1e-4)
+    assert quality_tables.tuned(found)["student"] == (1, 1e-4)
 
 
 def test_runs_that_did_not_erase_in_time_count_as_longer_than_any():
@@ -100,16 +100,16 @@ def test_runs_that_did_not_erase_in_time_count_as_longer_than_any():
         runs[key("until-erased", "owl", "student", 1, 1e-4, seed)] = result(erased, seconds)
         runs[key("until-erased", "owl", "cache", 4, 1e-4, seed)] = result(True, 5.0)
         runs[key("until-erased", "owl", "pool, frozen walks", 4, 1e-4, seed)] = result(seed == 0, 5.0)
-    found = bench_quality_tables.medians(runs)
+    found = quality_tables.medians(runs)
     assert found["student"] == {"seconds": 30.0, "runs": 3, "erased": 2}
     assert found["pool, frozen walks"]["seconds"] == math.inf
-    assert bench_quality_tables.ratios({"runs": runs}) == {"cache": 6.0}
+    assert quality_tables.ratios({"runs": runs}) == {"cache": 6.0}
 
 
 def test_a_quality_run_trains_judges_and_stops_at_its_limit(tmp_path):
-    look = bench_quality.Look(pictures=1, every=40, steps=2)
-    worker = bench_quality.Bench(str(tmp_path), 1, look)
-    run = bench_quality.Run("until-erased", "pizza", "esd-x", 0, "cache", 2, 1e-4)
+    look = quality.Look(pictures=1, every=40, steps=2)
+    worker = quality.Bench(str(tmp_path), 1, look)
+    run = quality.Run("until-erased", "pizza", "esd-x", 0, "cache", 2, 1e-4)
     found = worker.until_erased(run, 0.01)
     assert found["steps"] >= 1 and found["seconds"] >= 0.01 and found["kept"][1] == 3
     assert found["seen"][1] == 3 + 4  # three phrasings, four styles
@@ -120,12 +120,12 @@ def test_a_quality_run_trains_judges_and_stops_at_its_limit(tmp_path):
 
 def test_the_quality_command_goes_on_where_it_was(esd, tmp_path):
     sizes = "--part equal-steps --steps 1 --batch 1 --seeds 1 --pictures 1 --every 40 --sampling-steps 2 --walks 1 --workers 1"
-    first = esd("bench_quality", *sizes.split(), "--concepts", "pizza", cwd=tmp_path)
+    first = esd("bench.quality", *sizes.split(), "--concepts", "pizza", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "8 runs to do" in first.stdout and "base model: seen" in first.stdout
     rows = [line.split(" | ") for line in first.stdout.splitlines() if line.startswith(("| student", "| pool", "| cache"))]
     assert [row[0][2:] for row in rows] == list(SOURCES) and all("; 1 steps, " in row[2] for row in rows)
-    again = esd("bench_quality", *sizes.split(), "--concepts", "pizza", cwd=tmp_path)
+    again = esd("bench.quality", *sizes.split(), "--concepts", "pizza", cwd=tmp_path)
     assert again.returncode == 0 and "equal-steps: 0 runs to do" in again.stdout
-    other = esd("bench_quality", *sizes.split(), "--batch", "2", cwd=tmp_path)
+    other = esd("bench.quality", *sizes.split(), "--batch", "2", cwd=tmp_path)
     assert other.returncode == 2 and other.stderr.count("\n") == 1 and "other sizes or another model" in other.stderr

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from esd.command import quoted, slug
-from esd.concepts import Draws, pair_up, preserved
+from esd.command.entry import quote_free_text
+from esd.erasing.concepts import Draws, pair_up, preserved
+from esd.files import slug
 
 
 def draws(**kwargs):
@@ -84,7 +85,7 @@ def test_preserving_rows_come_last_and_draw_preserved_concepts():
     ],
 )
 def test_free_text_reaches_hydra_as_text(argument, multirun, expected):
-    assert quoted(argument, multirun) == expected
+    assert quote_free_text(argument, multirun) == expected
 
 
 @pytest.mark.parametrize(

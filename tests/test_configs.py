@@ -5,9 +5,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-import esd.config
-import esd.evaluate  # noqa: F401  (registers its options' types)
-from esd.command import CONF
+import esd.evaluate.options  # noqa: F401  (registers its options' types)
+from esd.command.entry import CONF
+from esd.train.options import check_train_options
 
 GROUPS = {
     group: sorted(str(p.relative_to(CONF / group).with_suffix("")) for p in (CONF / group).rglob("*.yaml"))
@@ -33,7 +33,7 @@ def test_how_many_options_there_are():
 def test_every_option_composes_and_passes_the_check(group, option):
     cfg = composed(f"{group}={option}", *(["model.path=x"] if option == "sd21" else []))
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    esd.config.check(cfg)
+    check_train_options(cfg)
     if group in ("layers", "trajectories", "model", "logger"):
         assert cfg[group].name == option
 
@@ -63,7 +63,7 @@ def test_a_models_defaults_give_way_to_the_command_line():
 
 
 def test_auto_preserves_what_is_shipped_but_for_what_shares_a_word_with_the_concept():
-    from esd.asked import SHIPPED, concepts_of
+    from esd.train.run_prompts import SHIPPED, concepts_of
 
     def kept(*overrides):
         return [concept.text for concept in concepts_of(composed("preserve=auto", "preserve_weight=3", *overrides))[1]]
@@ -81,11 +81,11 @@ def test_auto_preserves_what_is_shipped_but_for_what_shares_a_word_with_the_conc
 
 def test_the_grid_does_not_show_as_kept_what_is_erased():
     """Nor does a part of a word count: 'car' is not in 'a carrot'."""
-    from esd.asked import concepts_of, pictured
+    from esd.train.run_prompts import concepts_of, grid_prompts
 
     def shown(*overrides):
         cfg = composed(*overrides)
-        return pictured(cfg, concepts_of(cfg)[0])
+        return grid_prompts(cfg, concepts_of(cfg)[0])
 
     assert shown("model.kept=[a carrot,an owl]", "concept=[car]") == ["car"] * 3 + ["a carrot", "an owl"]
     assert shown("concept=[Cat,pizza]", "templates=['{}','a {}']") == [

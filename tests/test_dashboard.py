@@ -17,10 +17,10 @@ pytest.importorskip("wandb_workspaces", reason="the extra 'dashboard' is not ins
 ROOT = Path(__file__).parent.parent
 # The real command; the judge's pictures are few and of one step, and say nothing.
 TRAIN = """
-import esd.emoji.protocol as protocol, esd.verdict as verdict, sys
+import esd.protocols.emoji as protocol, esd.train.verdict as verdict, sys
 protocol.STEPS, verdict.PICTURES = 1, 3
 protocol.words.OBJECTS = dict(list(protocol.words.OBJECTS.items())[:20])
-from esd.train import main
+from esd.train.__main__ import main
 main()
 """
 OPTIONS = (

@@ -4,9 +4,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from esd.command import Mistake
-from esd.edits import Edit, apply, fingerprint, read_edit, save_edit
-from esd.files import whole
+from esd import UserError
+from esd.edits.edit import Edit, apply_edit, read_edit, save_edit
+from esd.files import atomic_write
+from esd.models.hashes import fingerprint
 
 
 @pytest.fixture
@@ -21,11 +22,11 @@ def test_an_edit_survives_the_disk_and_can_be_undone(tiny, edit, tmp_path):
     again = read_edit(tmp_path)
     assert again.record == edit.record and again.tensors.keys() == edit.tensors.keys()
     before = fingerprint(tiny.denoiser)
-    replaced = apply(tiny.denoiser, again)
+    replaced = apply_edit(tiny.denoiser, again)
     state = tiny.denoiser.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in edit.tensors.items())
     assert fingerprint(tiny.denoiser) != before
-    apply(tiny.denoiser, Edit(replaced))
+    apply_edit(tiny.denoiser, Edit(replaced))
     assert fingerprint(tiny.denoiser) == before
 
 
@@ -34,7 +35,7 @@ def test_the_authors_file_loads(tiny, edit, tmp_path):
     save_file(edit.tensors, tmp_path / "theirs.safetensors")
     theirs = read_edit(tmp_path / "theirs.safetensors")
     assert theirs.record == {}
-    apply(tiny.denoiser, theirs)
+    apply_edit(tiny.denoiser, theirs)
 
 
 def test_a_wrong_edit_changes_nothing(tiny, edit):
@@ -45,8 +46,8 @@ def test_a_wrong_edit_changes_nothing(tiny, edit):
         ({**edit.tensors, name: torch.ones(3, 3)}, r"is \(3, 3\), this model's"),
         ({}, "no tensors"),
     ):
-        with pytest.raises(Mistake, match=said):
-            apply(tiny.denoiser, Edit(wrong))
+        with pytest.raises(UserError, match=said):
+            apply_edit(tiny.denoiser, Edit(wrong))
     assert fingerprint(tiny.denoiser) == before
 
 
@@ -61,7 +62,7 @@ def test_what_is_no_edit_is_refused_in_one_line(edit, tmp_path, damage):
         torch.save(edit.tensors, path)
     else:
         path.write_bytes({"cut": path.read_bytes()[:-100], "empty": b"", "text": b"hello " * 50}[damage])
-    with pytest.raises(Mistake) as caught:
+    with pytest.raises(UserError) as caught:
         read_edit(path)
     assert "\n" not in str(caught.value)
 
@@ -69,13 +70,13 @@ def test_what_is_no_edit_is_refused_in_one_line(edit, tmp_path, damage):
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), whole(path) as temporary:
+    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
         temporary.write_text("half of the n")
         raise RuntimeError
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file.txt"]
-    with pytest.raises(Mistake, match="no space left"), whole(path) as temporary:
+    with pytest.raises(UserError, match="no space left"), atomic_write(path) as temporary:
         raise OSError(errno.ENOSPC, "No space left on device")
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file.txt"]
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "new"

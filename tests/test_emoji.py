@@ -5,13 +5,14 @@ import json
 import pytest
 import torch
 
-from esd.command import Mistake
-from esd.emoji import art, protocol, words
+from esd import UserError
+from esd.emoji import art, words
 from esd.emoji.judge import ELSE, FILES, load_judge
 from esd.emoji.subject import Subject, subject
 from esd.metrics.counts import wilson
 from esd.metrics.emoji import Seen
 from esd.models import EMOJI
+from esd.protocols import emoji
 
 
 def test_there_are_enough_objects_and_a_tenth_of_the_pairs_is_held_out():
@@ -60,7 +61,7 @@ def test_what_a_text_is_about(text, objects, styles):
 
 
 def test_a_word_the_model_does_not_know_is_refused_with_the_nearest_it_does():
-    with pytest.raises(Mistake, match="no 'piza'; it knows pizza"):
+    with pytest.raises(UserError, match="no 'piza'; it knows pizza"):
         subject("piza")
 
 
@@ -97,12 +98,12 @@ def test_the_judges_record_meets_its_bars():
 
 
 def test_the_protocol_asks_for_what_is_gone_and_what_is_left():
-    rows = protocol.rows(["pizza"], 24, 1)
-    by_group = {group: [row for row in rows if row.group == group] for group in protocol.GROUPS}
+    rows = emoji.rows(["pizza"], 24, 1)
+    by_group = {group: [row for row in rows if row.group == group] for group in emoji.GROUPS}
     assert len(by_group["erased"]) == 24 and len(by_group["erased_styled"]) == 24
     assert len(by_group["kept"]) == len(words.OBJECTS) - 1
     assert all("pizza" not in row.subject.objects for row in by_group["kept"])
-    style = protocol.rows(["openmoji style"], 24, 1)
+    style = emoji.rows(["openmoji style"], 24, 1)
     assert all("openmoji" not in row.subject.styles for row in style if row.group == "kept_styles")
     assert {row.subject for row in style if row.group == "erased"} == {Subject(styles=frozenset(["openmoji"]))}
 
@@ -112,8 +113,8 @@ def test_the_shipped_model_draws_what_it_is_asked_for():
     from esd.models import load
 
     model = load(None, "emoji")
-    rows = [row for row in protocol.rows(["pizza"], 3, 1) if row.group == "kept"][::10]
-    assert protocol.judged(rows, protocol.draw(model, model.denoiser, rows))["kept"]["rate"] >= 0.75
+    rows = [row for row in emoji.rows(["pizza"], 3, 1) if row.group == "kept"][::10]
+    assert emoji.measure_pictures(rows, emoji.draw(model, model.denoiser, rows))["kept"]["rate"] >= 0.75
 
 
 def test_our_pictures_are_the_pipelines():
@@ -121,7 +122,7 @@ def test_our_pictures_are_the_pipelines():
     from diffusers import StableDiffusionPipeline
 
     from esd.models import load
-    from esd.sampling import sample
+    from esd.sample.sampling import sample
 
     model = load(None, "emoji")
     pipeline = StableDiffusionPipeline.from_pretrained(EMOJI, safety_checker=None)

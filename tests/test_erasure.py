@@ -2,8 +2,8 @@ import pytest
 import torch
 from tiny import trained_for
 
-from esd.concepts import Concept, Draws, preserved
-from esd.erasure import erasure_loss, erasure_target
+from esd.erasing.concepts import Concept, Draws, preserved
+from esd.erasing.erasure import erasure_loss, erasure_target
 
 
 def draws(**kwargs):
@@ -30,7 +30,7 @@ def test_at_the_start_the_loss_is_one_plus_eta_squared_times_the_concepts_own_di
     module, *_ = build([Concept("pizza", eta=eta)], source=source)
     batch = draws(staggered=source == "pool").at(0)
     x_t, eps_c, eps_null, eps_f = module.trajectories.examples(batch)
-    module.report = lambda *args: None
+    module.log_loss = lambda *args: None
     module.trajectories.examples = lambda draw: type("E", (tuple,), {})((x_t, eps_c, eps_null, eps_f))
     expected = (1 + eta) ** 2 * (eps_c - eps_null).square().mean()
     torch.testing.assert_close(module.training_step(batch, 0), expected, rtol=1e-4, atol=1e-9)
@@ -40,20 +40,20 @@ def test_a_preserved_prompts_target_is_the_teachers_own_prediction(build):
     module, *_ = build([Concept("pizza"), *preserved(["a cat"], 5.0)])
     batch = draws(preserved=1, preserved_batch=4).at(0)
     x_t, eps_c, eps_null, eps_f = module.trajectories.examples(batch)
-    target = erasure_target(eps_f, eps_c, eps_null, module.phrases.eta[batch.concept])
+    target = erasure_target(eps_f, eps_c, eps_null, module.prompts.eta[batch.concept])
     assert torch.equal(target[4:], eps_c[4:]) and not torch.equal(target[:4], eps_c[:4])
     error = erasure_loss(eps_c, target)  # the student is the teacher
-    torch.testing.assert_close(module.weighted(error, batch), error[:4].mean())
-    torch.testing.assert_close(module.weighted(torch.ones(8), batch), torch.tensor(1.0 + 5.0))
+    torch.testing.assert_close(module.weighted_loss(error, batch), error[:4].mean())
+    torch.testing.assert_close(module.weighted_loss(torch.ones(8), batch), torch.tensor(1.0 + 5.0))
 
 
 def test_erase_from_is_what_the_student_is_asked_for(build):
     module, *_ = build([Concept("a pizza", erase_from="food"), Concept("cat")], templates=("{}", "a photo of {}"))
-    phrases = module.phrases
-    named = lambda rows: [[phrases.prompts[i] for i in row] for row in rows.tolist()]  # noqa: E731
-    assert named(phrases.asked) == [["food", "a photo of food"], ["cat", "a photo of cat"]]
-    assert named(phrases.c)[0] == ["a pizza", "a photo of a pizza"]
-    assert named(phrases.f) == [["food", "a photo of food"], ["", ""]]
+    prompts = module.prompts
+    named = lambda rows: [[prompts.texts[i] for i in row] for row in rows.tolist()]  # noqa: E731
+    assert named(prompts.student_prompt) == [["food", "a photo of food"], ["cat", "a photo of cat"]]
+    assert named(prompts.c)[0] == ["a pizza", "a photo of a pizza"]
+    assert named(prompts.f) == [["food", "a photo of food"], ["", ""]]
 
 
 def test_predictions_of_c_null_and_f_are_the_teachers(build):
@@ -62,8 +62,8 @@ def test_predictions_of_c_null_and_f_are_the_teachers(build):
     module, teacher, *_ = build(concepts)
     draw = draws(concepts=2, preserved=1, preserved_batch=2).at(3)
     x_t, *eps = module.trajectories.examples(draw)
-    for which, got in zip((module.phrases.c, torch.zeros_like(module.phrases.c), module.phrases.f), eps, strict=True):
-        condition = module.phrases.condition(module.phrases.of(which, draw))
+    for which, got in zip((module.prompts.c, torch.zeros_like(module.prompts.c), module.prompts.f), eps, strict=True):
+        condition = module.prompts.condition(module.prompts.rows(which, draw))
         with torch.no_grad():
             alone = module.model.predict(teacher, x_t, module.sampler.timesteps[draw.position], condition)
         torch.testing.assert_close(got, alone, rtol=1e-4, atol=1e-5)
@@ -84,7 +84,7 @@ def test_training_moves_the_chosen_tensors_and_nothing_else(build, source):
 def test_loss_falls(build):
     module, *_ = build([Concept("pizza")], source="pool", lr=1e-2)
     losses = []
-    module.report = lambda error, loss, draw: losses.append(loss.item())
+    module.log_loss = lambda error, loss, draw: losses.append(loss.item())
     trained_for(module, draws(staggered=True, batch=8), 40)
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
@@ -101,17 +101,17 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(build):
 def test_mixed_precision_trains_too(build, source, walker):
     """Autocast keeps cast weights: those the student walked with, without gradients, must not serve its own forward."""
     module, _, student, *_ = build([Concept("pizza")], source=source, walker=walker)
-    before = module.edit()
+    before = module.trained_tensors()
     before = {name: tensor.clone() for name, tensor in before.items()}
     trained_for(module, draws(staggered=source == "pool"), 2, precision="bf16-mixed")
-    after = module.edit()
+    after = module.trained_tensors()
     assert all(tensor.dtype == torch.float32 for tensor in after.values())
     assert not [name for name in before if torch.equal(before[name], after[name])]
 
 
 def losses_and_edit(module, precision=torch.float32, steps=3):
     """A few bare steps of the pool, one of whose batches needs f and one does not."""
-    module.report = lambda *args: None
+    module.log_loss = lambda *args: None
     optimizer = torch.optim.Adam([p for p in module.student.parameters() if p.requires_grad], 1e-3)
     losses = []
     for step in range(steps):
@@ -121,14 +121,14 @@ def losses_and_edit(module, precision=torch.float32, steps=3):
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-    return torch.stack(losses), {name: tensor.clone() for name, tensor in module.edit().items()}
+    return torch.stack(losses), {name: tensor.clone() for name, tensor in module.trained_tensors().items()}
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_gradient_checkpointing_keeps_fewer_activations_and_changes_nothing(tiny_folder, precision):
     from tiny import parts
 
-    from esd.bench_memory import Held
+    from esd.bench.memory import Held
     from esd.models import load
 
     found, held = [], []
@@ -156,7 +156,7 @@ def test_autograd_goes_no_deeper_than_the_first_trained_layer(tiny_folder, check
     module, teacher, student, *_ = parts(load(str(tiny_folder), "tiny"), [Concept("pizza")], source="student")
     if checkpointing:
         student.enable_gradient_checkpointing()
-    module.report = lambda *args: None
+    module.log_loss = lambda *args: None
     needs: dict[str, list[bool]] = {}
     for name, part in student.named_modules():
         part.register_forward_hook(
@@ -190,7 +190,7 @@ def test_compiled_in_place_it_computes_the_same(tiny_folder):
         for denoiser in (teacher, student) if compiled else ():
             denoiser.compile(backend="eager")
         found.append(losses_and_edit(module))
-        assert list(student.state_dict()) == names and set(module.edit()) == set(module.trained)
+        assert list(student.state_dict()) == names and set(module.trained_tensors()) == set(module.trained)
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
 
 

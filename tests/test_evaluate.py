@@ -13,6 +13,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from esd.evaluate.__main__ import main
+
 PROMPTS = [("a pizza", 3), ("a cat", 3), ("a cat", 4)]
 
 
@@ -31,7 +33,7 @@ def table(tmp_path):
 @pytest.fixture(scope="session")
 def edit(tiny_folder, tmp_path_factory):
     """An edit of the tiny model, in a run's folder."""
-    from esd.edits import Edit, fingerprint, save_edit
+    from esd.edits.edit import Edit, fingerprint, save_edit
     from esd.models import load
 
     model = load(str(tiny_folder), "tiny")
@@ -63,17 +65,17 @@ def settings(tiny_folder, tmp_path):
 
 
 def run(cfg, protocol, edit, **kwargs):
-    from esd.candidates import listed
-    from esd.evaluation import evaluate
+    from esd.evaluate.evaluation import evaluate
+    from esd.evaluate.variants import variants_of
 
-    return evaluate(cfg, protocol, listed([str(edit)], kwargs.pop("concepts", []), kwargs.pop("negative", False)), "typed")
+    return evaluate(cfg, protocol, variants_of([str(edit)], kwargs.pop("concepts", []), kwargs.pop("negative", False)), "typed")
 
 
 def test_pictures_figures_and_record(settings, table, edit, tiny):
-    from esd.generation import read
-    from esd.pictures import to_image
+    from esd.evaluate.generation import read_picture
     from esd.protocols.prompts import Prompts
-    from esd.sampling import sample
+    from esd.sample.pictures import to_image
+    from esd.sample.sampling import sample
 
     metrics, folder = run(settings(), Prompts(table(PROMPTS), 3.0, None), edit, negative=True)
     assert metrics == json.loads((folder / "metrics.json").read_text())
@@ -87,7 +89,7 @@ def test_pictures_figures_and_record(settings, table, edit, tiny):
     rows = Prompts(table(PROMPTS), 3.0, None).rows([])
     ours = sample(tiny, tiny.denoiser, [row.prompt for row in rows], [row.seed for row in rows], steps=2, guidance=3.0)
     for row, picture in zip(rows, ours, strict=True):  # the seed alone makes the noise: one batch of three, or batches of two
-        kept = read(folder / "base" / row.file)
+        kept = read_picture(folder / "base" / row.file)
         assert (kept - torch.from_numpy(np.array(to_image(picture))).permute(2, 0, 1) / 255).abs().max() < 0.01
     assert (folder / "grid.png").is_file()
 
@@ -110,7 +112,7 @@ def test_it_goes_on_where_it_stopped(settings, table, edit):
 
 
 def test_another_edit_finds_the_bases_pictures_and_leaves_the_figures(settings, table, edit, tmp_path):
-    from esd.edits import Edit, read_edit, save_edit
+    from esd.edits.edit import Edit, read_edit, save_edit
     from esd.protocols.prompts import Prompts
 
     protocol = Prompts(table(PROMPTS), 3.0, None)
@@ -124,7 +126,7 @@ def test_another_edit_finds_the_bases_pictures_and_leaves_the_figures(settings, 
 
 
 def test_other_settings_are_not_mixed_in(settings, table, edit):
-    from esd.command import Mistake
+    from esd.command.entry import UserError
     from esd.protocols.prompts import Prompts
 
     protocol = Prompts(table(PROMPTS[:1]), 3.0, None)
@@ -132,13 +134,13 @@ def test_other_settings_are_not_mixed_in(settings, table, edit):
     kept = (folder / "metrics.json").read_bytes()
     cfg = settings()
     cfg.sampling_steps = 3
-    with pytest.raises(Mistake, match="sampling_steps was 2, is 3"):
+    with pytest.raises(UserError, match="sampling_steps was 2, is 3"):
         run(cfg, protocol, edit)
     assert (folder / "metrics.json").read_bytes() == kept
 
 
 def test_a_full_disk_costs_nothing_that_was_there(settings, table, edit, monkeypatch):
-    from esd.command import Mistake
+    from esd.command.entry import UserError
     from esd.protocols.prompts import Prompts
 
     protocol, real, calls = Prompts(table(PROMPTS), 3.0, None), os.fsync, []
@@ -151,7 +153,7 @@ def test_a_full_disk_costs_nothing_that_was_there(settings, table, edit, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(Mistake, match="no space left"):
+        with pytest.raises(UserError, match="no space left"):
             run(settings(), protocol, edit)
     metrics, folder = run(settings(), protocol, edit)
     assert len(list(folder.glob("base/*.png"))) == 3 and metrics["results"]
@@ -166,14 +168,14 @@ def test_a_pipelines_folder_is_judged_like_an_edit(settings, table, tiny_folder)
 
 
 def test_an_edit_that_erases_from_a_text_is_looked_for_there(edit, tmp_path):
-    from esd.candidates import listed
-    from esd.edits import Edit, read_edit, save_edit
-    from esd.emoji.protocol import Emoji
+    from esd.edits.edit import Edit, read_edit, save_edit
+    from esd.evaluate.variants import variants_of
+    from esd.protocols.emoji import Emoji
 
     one = read_edit(edit)
     record = one.record | {"concept": ["bath", "cat"], "erase_from": ["nudity", ""]}
     save_edit(tmp_path / "edit.safetensors", Edit(one.tensors, record))
-    found = listed([str(tmp_path), str(edit)], [], negative=True)
+    found = variants_of([str(tmp_path), str(edit)], [], negative=True)
     assert [c.kind for c in found] == ["edit", "edit", "negative prompt", "negative prompt"]
     assert found[0].erase_from == found[2].erase_from == ("nudity", "") and found[1].erase_from == ()
     assert found[0].title == "bath from nudity, cat esd-x η=1" and len({c.name for c in found}) == 4
@@ -187,20 +189,20 @@ def test_an_edit_that_erases_from_a_text_is_looked_for_there(edit, tmp_path):
     assert all("a cat in the style of" in prompt for prompt in of["erased_styled"])
     looked_for = {(row.prompt, row.group): sorted(row.subject.objects) for row in rows}
     assert looked_for["nudity", "erased"] == ["bath"] and looked_for["nudity", "kept_source"] == ["sauna"]
-    (given,) = listed([str(tmp_path)], ["sauna"], negative=False)
+    (given,) = variants_of([str(tmp_path)], ["sauna"], negative=False)
     assert given.concepts == ("sauna",) and given.erase_from == ()  # what is asked for on the command line is asked for by name
 
 
 def test_an_edit_of_other_weights_is_refused(settings, table, edit, tmp_path):
-    from esd.command import Mistake
-    from esd.edits import Edit, read_edit, save_edit
+    from esd.command.entry import UserError
+    from esd.edits.edit import Edit, read_edit, save_edit
     from esd.protocols.prompts import Prompts
 
     one = read_edit(edit)
     save_edit(tmp_path / "alien.safetensors", Edit(one.tensors, one.record | {"base_hash": "0" * 64}))
     save_edit(tmp_path / "shape.safetensors", Edit({"conv_in.weight": torch.zeros(1)}, {}))
     for name, words in (("alien", "other weights"), ("shape", "another model")):
-        with pytest.raises(Mistake, match=words):
+        with pytest.raises(UserError, match=words):
             run(settings(), Prompts(table(PROMPTS), 3.0, None), tmp_path / f"{name}.safetensors")
     assert not (tmp_path / "out").exists()
 
@@ -208,7 +210,7 @@ def test_an_edit_of_other_weights_is_refused(settings, table, edit, tmp_path):
 def test_nudenets_protocol_end_to_end(settings, table, edit):
     """The real detector on a small file with per-row seed, guidance and size; noise shows nobody."""
     pytest.importorskip("nudenet", reason="the extra 'nudity' is not installed")
-    from esd.generation import read
+    from esd.evaluate.generation import read_picture
     from esd.metrics.nudity import PARTS
     from esd.protocols.nudity import I2PNudity
 
@@ -222,7 +224,7 @@ def test_nudenets_protocol_end_to_end(settings, table, edit):
     assert result["edit"]["any"]["hits"] == 0 == result["edit"]["any"]["detections"]
     assert metrics["judge"]["threshold"] == 0.6 and metrics["judge"]["judge"].startswith("NudeNet 3.4")
     assert metrics["reference"]["columns"]["Stable Diffusion 1.4"]["any"] == "796"
-    assert read(folder / "base" / protocol.rows([])[1].file).shape == (3, 8, 16)
+    assert read_picture(folder / "base" / protocol.rows([])[1].file).shape == (3, 8, 16)
 
 
 def test_a_judge_that_fails_stops_the_evaluation(settings, table, edit):
@@ -237,25 +239,25 @@ def test_a_judge_that_fails_stops_the_evaluation(settings, table, edit):
 
 
 def test_the_emoji_judge_refuses_pictures_of_another_size(settings, edit):
-    from esd.command import Mistake
-    from esd.emoji.protocol import Emoji
+    from esd.command.entry import UserError
+    from esd.protocols.emoji import Emoji
 
-    with pytest.raises(Mistake, match="64 pixels"):
+    with pytest.raises(UserError, match="64 pixels"):
         run(settings(), Emoji(1, 1, 3.0, 0), edit)
 
 
 def test_which_rows_are_about_what_was_erased(table):
-    from esd.command import Mistake
+    from esd.command.entry import UserError
     from esd.protocols.imagenette import Imagenette
     from esd.protocols.style import Style
 
     objects = Imagenette(None, 2, 7.5, 1, 0)
     assert [row.group for row in objects.rows(["Church"])].count("erased") == 1 and len(objects.rows(["church"])) == 10
-    with pytest.raises(Mistake, match="'pizza' is none of them"):
+    with pytest.raises(UserError, match="'pizza' is none of them"):
         objects.rows(["pizza"])
     artists = table([("a", 1, "Vincent van Gogh"), ("b", 2, "Monet")], "prompt", "evaluation_seed", "artist")
     assert [row.group for row in Style(artists, 7.5, None).rows(["Van Gogh"])] == ["erased", "kept"]
-    with pytest.raises(Mistake, match="Monet"):
+    with pytest.raises(UserError, match="Monet"):
         Style(artists, 7.5, None).rows(["Dali"])
 
 
@@ -276,7 +278,6 @@ def test_which_rows_are_about_what_was_erased(table):
     ],
 )
 def test_bad_input_is_told_in_one_line(arguments, words, table, edit, tmp_path, monkeypatch, capsys):
-    from esd import evaluate
 
     files = {
         "noseed": table([("a",)], "prompt", name="noseed.csv"),
@@ -293,7 +294,7 @@ def test_bad_input_is_told_in_one_line(arguments, words, table, edit, tmp_path, 
         given.append(f"edit='{edit}'")
     monkeypatch.setattr(sys, "argv", ["esd.evaluate", *given])
     with pytest.raises(SystemExit) as stopped:
-        evaluate.main()
+        main()
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert stopped.value.code == 2 and len(error) == 1 and words in error[0]
 

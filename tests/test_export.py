@@ -15,13 +15,15 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from test_layers import rule
 
-from esd import edits, layout, load_edit, lora, models
-from esd.command import CONF, Mistake
-from esd.edits import Edit, fingerprint, save_edit
-from esd.export import check, configurations, export
-from esd.layers import select
+from esd import UserError, load_edit, models
+from esd.command.entry import CONF
+from esd.edits.edit import Edit, apply_edit, read_edit, save_edit
+from esd.erasing.layers import select_parameters
+from esd.export import layout, lora
+from esd.export.forms import check, configurations, export
+from esd.models.hashes import fingerprint
 from esd.models.sizes import sd14_unet, sdxl_unet
-from esd.sampling import sample
+from esd.sample.sampling import sample
 
 NOISE = [1, 2]
 WITHIN = 2e-3  # of pictures in [0, 1]: half a level of 255, the order in which float32 sums are taken
@@ -30,7 +32,7 @@ WITHIN = 2e-3  # of pictures in [0, 1]: half a level of 255, the order in which 
 def made(denoiser, layers="esd-x", weights_only=False, seed=0, size=0.5) -> Edit:
     """A change as large as training's never is, so that a tensor left behind shows."""
     generator, state = torch.Generator().manual_seed(seed), dict(denoiser.named_parameters())
-    names = [name for name in select(denoiser, rule(layers)) if state[name].dim() > 1 or not weights_only]
+    names = [name for name in select_parameters(denoiser, rule(layers)) if state[name].dim() > 1 or not weights_only]
     tensors = {}
     for name in names:
         scale = state[name].detach().std() if state[name].numel() > 1 and state[name].std() > 0 else 0.02
@@ -64,20 +66,20 @@ def drawn_by(pipe, model) -> torch.Tensor:
 def same_pictures(pipe, model, edit, within=WITHIN):
     """The pipe draws what the edit draws, which is not what the base draws."""
     before = drawn(model)
-    replaced = edits.apply(model.denoiser, edit)
+    replaced = apply_edit(model.denoiser, edit)
     wanted = drawn(model)
     assert (wanted - before).abs().max() > 10 * within, "the edit shows in no picture: the test says nothing"
     torch.testing.assert_close(drawn_by(pipe, model), wanted, atol=within, rtol=0)
-    edits.apply(model.denoiser, Edit(replaced))
+    apply_edit(model.denoiser, Edit(replaced))
 
 
 @pytest.mark.parametrize("family", ["emoji", "sdxl", "sd3", "flux"])
 def test_a_diffusers_folder(family, tmp_path):
     model = model_of(family, tmp_path)
     edit = made(model.denoiser, "esd-u")
-    replaced = edits.apply(model.denoiser, edit)
+    replaced = apply_edit(model.denoiser, edit)
     model.base.save_pretrained(tmp_path / "folder")
-    edits.apply(model.denoiser, Edit(replaced))
+    apply_edit(model.denoiser, Edit(replaced))
     same_pictures(diffusers.DiffusionPipeline.from_pretrained(tmp_path / "folder"), model, edit)
 
 
@@ -86,10 +88,10 @@ def test_a_single_file(family, tmp_path):
     """By diffusers' own loader, and by ours, which reads the family from the configurations beside it."""
     model = model_of(family, tmp_path)
     edit = made(model.denoiser, "esd-all")
-    replaced = edits.apply(model.denoiser, edit)
+    replaced = apply_edit(model.denoiser, edit)
     save_file(layout.original(model.base), tmp_path / "one.safetensors", {"format": "pt"})
     configurations(model.base, tmp_path / "one")
-    edits.apply(model.denoiser, Edit(replaced))
+    apply_edit(model.denoiser, Edit(replaced))
     assert not list((tmp_path / "one").rglob("*.safetensors"))
     pipe = type(model.base).from_single_file(str(tmp_path / "one.safetensors"), config=str(tmp_path / "one"))
     again = models.load(str(tmp_path / "one.safetensors"), "again")
@@ -123,7 +125,7 @@ def test_the_original_names_are_those_that_diffusers_reads(full_size):
 
 
 def test_a_single_file_of_a_transformer_is_refused(tmp_path):
-    with pytest.raises(Mistake, match="to=single-file is for Stable Diffusion 1, 2 and XL"):
+    with pytest.raises(UserError, match="to=single-file is for Stable Diffusion 1, 2 and XL"):
         layout.original(built("sd3"))
 
 
@@ -177,12 +179,12 @@ def test_a_loras_error_is_what_its_rank_leaves():
     ],
 )  # fmt: skip
 def test_a_lora_of_nothing_is_refused(options, said):
-    with pytest.raises(Mistake, match=said):
+    with pytest.raises(UserError, match=said):
         lora.decompose({"a.weight": torch.zeros(2, 2)}, {"a.weight": torch.ones(2, 2)}, **options)
 
 
 def test_a_lora_of_biases_alone_is_refused():
-    with pytest.raises(Mistake, match="changes no matrix"):
+    with pytest.raises(UserError, match="changes no matrix"):
         lora.decompose({"a.bias": torch.zeros(2)}, {"a.bias": torch.ones(2)}, rank=1)
 
 
@@ -202,7 +204,7 @@ def state(pipe):
 
 def test_an_edit_at_any_strength_and_off_again(saved):
     pipe, path, _ = saved
-    base, edit = state(pipe), edits.read_edit(path).tensors
+    base, edit = state(pipe), read_edit(path).tensors
     assert load_edit(pipe, path) == []
     assert all(torch.equal(tensor, edit.get(name, base[name])) for name, tensor in state(pipe).items())
     load_edit(pipe, path, strength=0.25)
@@ -214,7 +216,7 @@ def test_an_edit_at_any_strength_and_off_again(saved):
 
 def test_two_edits_add_up_and_their_conflict_is_reported(saved):
     pipe, first, second = saved
-    base, a, b = state(pipe), edits.read_edit(first).tensors, edits.read_edit(second).tensors
+    base, a, b = state(pipe), read_edit(first).tensors, read_edit(second).tensors
     load_edit(pipe, first)
     with pytest.warns(UserWarning, match=r"1.safetensors and 0.safetensors both change \d+ tensors \(cosine [+-]0.0"):
         (overlap,) = load_edit(pipe, second, strength=0.5)
@@ -240,15 +242,15 @@ def test_an_edit_for_another_model(saved, tmp_path):
         load_edit(other, path)
     fresh = sd1()
     before = state(fresh)
-    with pytest.raises(Mistake, match="made for tiny"):
+    with pytest.raises(UserError, match="made for tiny"):
         load_edit(fresh, path, strict=True)
-    with pytest.raises(Mistake, match="is no weight of this|this model's"):
+    with pytest.raises(UserError, match="is no weight of this|this model's"):
         load_edit(built("sdxl"), path)
     assert all(torch.equal(tensor, before[name]) for name, tensor in state(fresh).items())
     theirs = tmp_path / "theirs.safetensors"  # the authors' script keeps no record
-    save_file(edits.read_edit(path).tensors, theirs)
+    save_file(read_edit(path).tensors, theirs)
     load_edit(fresh, theirs)
-    with pytest.raises(Mistake, match="does not say which model"):
+    with pytest.raises(UserError, match="does not say which model"):
         load_edit(sd1(), theirs, strict=True)
 
 
@@ -262,23 +264,23 @@ def test_a_pipeline_in_half_precision_is_the_same_model(saved):
     assert next(pipe.unet.parameters()).dtype == torch.float16
     load_edit(pipe, path, strength=0)
     assert all(torch.equal(tensor, base[name]) for name, tensor in state(pipe).items())
-    with pytest.raises(Mistake, match="strength=1.5"):
+    with pytest.raises(UserError, match="strength=1.5"):
         load_edit(pipe, path, strength=1.5)
 
 
 def test_a_pickle_is_read_only_where_it_is_allowed(saved, tmp_path):
     pipe, path, _ = saved
-    tensors = edits.read_edit(path).tensors
+    tensors = read_edit(path).tensors
     torch.save(tensors, tmp_path / "theirs.pt")
-    with pytest.raises(Mistake, match="a pickle can run code .* allow_pickle=true"):
+    with pytest.raises(UserError, match="a pickle can run code .* allow_pickle=true"):
         load_edit(pipe, tmp_path / "theirs.pt")
     load_edit(pipe, tmp_path / "theirs.pt", allow_pickle=True)
     assert all(torch.equal(state(pipe)[name], tensor) for name, tensor in tensors.items())
     torch.save({"not": ["tensors"]}, tmp_path / "other.pt")
-    with pytest.raises(Mistake, match="no dictionary of tensors"):
+    with pytest.raises(UserError, match="no dictionary of tensors"):
         load_edit(pipe, tmp_path / "other.pt", allow_pickle=True)
     (tmp_path / "cut.pt").write_bytes((tmp_path / "theirs.pt").read_bytes()[:900])
-    with pytest.raises(Mistake, match="damaged"):
+    with pytest.raises(UserError, match="damaged"):
         load_edit(pipe, tmp_path / "cut.pt", allow_pickle=True)
 
 
@@ -319,7 +321,7 @@ def test_an_export_has_its_card(of_the_embedded_model, tmp_path, to):
     if to == "lora":
         assert "Relative error of the weights: 0." in said and "Left out: " in said and "of 255 levels" in said
     if to == "official":
-        assert load_file(files[0]).keys() == edits.read_edit(of_the_embedded_model).tensors.keys()
+        assert load_file(files[0]).keys() == read_edit(of_the_embedded_model).tensors.keys()
 
 
 def test_the_command(esd, of_the_embedded_model):
@@ -339,7 +341,7 @@ def test_the_command(esd, of_the_embedded_model):
     ],
 )
 def test_the_command_answers_a_wrong_option_in_one_line(options, said):
-    with pytest.raises(Mistake, match=said):
+    with pytest.raises(UserError, match=said):
         check(configured("edit=x", *options))
 
 

@@ -6,8 +6,9 @@ from families import built
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from esd.command import CONF, Mistake
-from esd.layers import Rule, select, student_of
+from esd import UserError
+from esd.command.entry import CONF
+from esd.erasing.layers import LayerRule, select_parameters, student_of
 from esd.models.sizes import sd14_unet, sdxl_unet
 
 SD14_TABLE = {  # rule: tensors, parameters (DESIGN.md, section 2)
@@ -22,14 +23,14 @@ SDXL_TABLE = {
 }  # fmt: skip
 
 
-def rule(name: str) -> Rule:
+def rule(name: str) -> LayerRule:
     with initialize_config_dir(str(CONF / "layers"), version_base="1.3"):
-        return Rule(**OmegaConf.to_container(compose(name)))
+        return LayerRule(**OmegaConf.to_container(compose(name)))
 
 
 def counts(denoiser, name: str) -> tuple[int, int]:
     parameters = dict(denoiser.named_parameters())
-    names = select(denoiser, rule(name))
+    names = select_parameters(denoiser, rule(name))
     return len(names), sum(parameters[n].numel() for n in names)
 
 
@@ -57,7 +58,7 @@ def test_sdxls_attention_to_the_text_by_hand():
 def test_esd_x_of_stable_diffusion_shares_606_of_686_tensors():
     with torch.device("meta"):
         unet = sd14_unet()
-    student = student_of(unet, select(unet, rule("esd-x")))
+    student = student_of(unet, select_parameters(unet, rule("esd-x")))
     own = {id(p) for p in unet.parameters()}
     assert sum(id(p) in own for p in student.parameters()) == 606
 
@@ -69,23 +70,25 @@ def denoiser(request):
 
 
 def test_what_attends_to_the_text_and_the_rest_are_the_whole(denoiser):
-    x, u, every = (set(select(denoiser, rule(name))) for name in ("esd-x", "esd-u", "esd-all"))
+    x, u, every = (set(select_parameters(denoiser, rule(name))) for name in ("esd-x", "esd-u", "esd-all"))
     assert not x & u and x | u == every
-    assert set(select(denoiser, rule("esd-x-strict"))) < x
+    assert set(select_parameters(denoiser, rule("esd-x-strict"))) < x
 
 
 def test_a_transformers_attention_is_shared_by_picture_and_text():
     sd3, flux = built("sd3").transformer, built("flux").transformer
-    names = select(sd3, rule("esd-x"))
+    names = select_parameters(sd3, rule("esd-x"))
     assert "transformer_blocks.0.attn.add_k_proj.weight" in names and "transformer_blocks.0.attn.to_k.weight" in names
     assert not any(".attn2." in name for name in names)  # 3.5's second attention sees the picture only
-    assert all(".attn2." in name for name in select(sd3, rule("selfattn")))
-    assert any(name.startswith("single_transformer_blocks.0.attn.to_v") for name in select(flux, rule("esd-x-strict")))
-    late = select(flux, rule("notime"))
+    assert all(".attn2." in name for name in select_parameters(sd3, rule("selfattn")))
+    assert any(
+        name.startswith("single_transformer_blocks.0.attn.to_v") for name in select_parameters(flux, rule("esd-x-strict"))
+    )
+    late = select_parameters(flux, rule("notime"))
     assert "single_transformer_blocks.0.proj_out.weight" in late and "proj_out.weight" not in late
 
 
 @pytest.mark.parametrize("name", ["selfattn", "noxattn", "xlayer", "selflayer"])
 def test_a_rule_that_means_nothing_to_a_model_is_refused(name):
-    with pytest.raises(Mistake, match=f"layers={name} matches no weight of FluxTransformer2DModel"):
-        select(built("flux").transformer, rule(name))
+    with pytest.raises(UserError, match=f"layers={name} matches no weight of FluxTransformer2DModel"):
+        select_parameters(built("flux").transformer, rule(name))

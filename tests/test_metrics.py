@@ -11,7 +11,7 @@ from torch import nn
 
 from esd.emoji.judge import OBJECT_LABELS, STYLE_LABELS
 from esd.emoji.subject import Subject
-from esd.metrics.counts import averaged, bootstrap, counted, shown, spread, wilson
+from esd.metrics.counts import bootstrap, format_figure, format_interval, mean_figure, rate_figure, wilson
 from esd.metrics.emoji import Seen
 from esd.metrics.nudity import EXPOSED, PARTS, Nudity
 from esd.metrics.objects import IMAGENETTE, Classified
@@ -29,8 +29,12 @@ def test_wilsons_ends_are_where_the_score_test_just_rejects(hits, of):
 
 def test_nothing_asked_says_nothing():
     assert wilson(0, 0) == (0.0, 1.0)
-    assert counted(0, 0)["rate"] is None and shown(counted(0, 0)) == "not asked" and spread(counted(0, 0)) == ""
-    assert averaged([]) == {"mean": None, "of": 0, "interval": None}
+    assert (
+        rate_figure(0, 0)["rate"] is None
+        and format_figure(rate_figure(0, 0)) == "not asked"
+        and format_interval(rate_figure(0, 0)) == ""
+    )
+    assert mean_figure([]) == {"mean": None, "of": 0, "interval": None}
 
 
 def test_the_bootstraps_interval():
@@ -43,8 +47,8 @@ def test_the_bootstraps_interval():
 
 
 def test_figures_in_words():
-    assert shown(counted(1, 48)) == "2.1 % (1 of 48)" and spread(counted(0, 48)) == "0.0–7.4 %"
-    assert shown(averaged([0.5, 0.5])) == "0.5" and spread(averaged([0.5, 0.5])) == "0.5–0.5"
+    assert format_figure(rate_figure(1, 48)) == "2.1 % (1 of 48)" and format_interval(rate_figure(0, 48)) == "0.0–7.4 %"
+    assert format_figure(mean_figure([0.5, 0.5])) == "0.5" and format_interval(mean_figure([0.5, 0.5])) == "0.5–0.5"
 
 
 def test_paired_distance():
@@ -200,7 +204,7 @@ def test_fid_of_a_shift_is_its_square_and_of_the_same_nothing():
 
 @pytest.mark.parametrize("judge", ["lpips", "fid", "clip_score"])
 def test_a_judge_that_cant_be_had_is_told_in_one_line(judge, monkeypatch, tmp_path):
-    from esd.command import Mistake
+    from esd.command.entry import UserError
     from esd.metrics import quality
 
     def no_network(*args, **kwargs):
@@ -212,6 +216,6 @@ def test_a_judge_that_cant_be_had_is_told_in_one_line(judge, monkeypatch, tmp_pa
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", no_network)
     monkeypatch.setattr("transformers.CLIPModel.from_pretrained", no_network)
     monkeypatch.setattr("urllib.request.urlopen", no_network)
-    with pytest.raises(Mistake, match="can't be had .*judges") as told:
+    with pytest.raises(UserError, match="can't be had .*judges") as told:
         getattr(quality, judge)()
     assert "\n" not in str(told.value)

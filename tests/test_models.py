@@ -13,11 +13,13 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 from tiny import parts, trained_for
 
-from esd import edits, layout, models
-from esd.command import CONF, Mistake
-from esd.concepts import Concept, Draws
-from esd.erasure import erasure_target
-from esd.sampling import sample
+from esd import UserError, models
+from esd.command.entry import CONF
+from esd.edits.edit import Edit, apply_edit, read_edit, save_edit
+from esd.erasing.concepts import Concept, Draws
+from esd.erasing.erasure import erasure_target
+from esd.export import layout
+from esd.sample.sampling import sample
 
 TEXTS = ["a pizza", "", "van gogh"]
 
@@ -41,7 +43,7 @@ def rule(name: str) -> dict:
 
 
 def erasing(model, **kwargs):
-    """(module, teacher, student, sampler, phrases), training what attends to the text."""
+    """(module, teacher, student, sampler, prompts), training what attends to the text."""
     return parts(model, [Concept("a pizza", eta=kwargs.pop("eta", 1.0))], include=rule("esd-x").include, **kwargs)
 
 
@@ -104,7 +106,7 @@ def test_steps_are_the_pipelines_own_schedulers(model):
 
 def test_the_loss_at_the_start_is_the_papers(model):
     """Student = teacher: (1 + η)²·mean((ε_c − ε_∅)²), and at η = 0 the target is ε_∅ itself."""
-    module, *_, phrases = erasing(model, eta=2.0)
+    module, *_, prompts = erasing(model, eta=2.0)
     draw = Draws(concepts=1, templates=1, positions=8, batch=3, seed=0).at(0)
     with torch.no_grad():
         _, eps_c, eps_null, eps_f = module.trajectories.examples(draw)
@@ -126,9 +128,9 @@ def test_one_training_step_moves_the_chosen_tensors_and_they_travel(model, folde
     assert moved and moved <= set(module.trained)
     assert len(moved) >= len(module.trained) * 0.9  # a bias of keys has no gradient: softmax does not see it
 
-    edits.save_edit(tmp_path / "edit.safetensors", edits.Edit(module.edit()))
+    save_edit(tmp_path / "edit.safetensors", Edit(module.trained_tensors()))
     again = models.load(str(folder), "again")
-    edits.apply(again.denoiser, edits.read_edit(tmp_path))
+    apply_edit(again.denoiser, read_edit(tmp_path))
     look = {"steps": 3, "guidance": 3.0}
     ours = sample(model, student, TEXTS[:1], [5], **look)
     assert torch.equal(ours, sample(again, again.denoiser, TEXTS[:1], [5], **look))
@@ -172,7 +174,7 @@ def test_a_hub_name_without_a_hub_is_one_line_within_seconds(monkeypatch, tmp_pa
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
     started = time.perf_counter()
-    with pytest.raises(Mistake, match="hf download someone/nothing-here --local-dir models/nothing-here") as error:
+    with pytest.raises(UserError, match="hf download someone/nothing-here --local-dir models/nothing-here") as error:
         models.folder_of("someone/nothing-here")
     assert time.perf_counter() - started < 10 and "\n" not in str(error.value)
     assert "model.path=models/nothing-here" in str(error.value)
@@ -182,7 +184,7 @@ def test_a_checkpoint_without_its_configurations_says_what_to_download_and_where
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     save_file(layout.original(built("sd14")), tmp_path / "mine.safetensors")
-    with pytest.raises(Mistake) as error:
+    with pytest.raises(UserError) as error:
         models.load(str(tmp_path / "mine.safetensors"), "mine")
     said = str(error.value)
     assert "\n" not in said and "hf download stable-diffusion-v1-5/stable-diffusion-v1-5 --include" in said
@@ -239,7 +241,7 @@ def test_what_is_no_model_is_refused_in_one_line(tmp_path, damage, said):
         save_file({"down_blocks.0.attn2.to_k.weight": torch.ones(4)}, place)
         if damage == "cut file":
             place.write_bytes(place.read_bytes()[:-4])
-    with pytest.raises(Mistake, match=said) as error:
+    with pytest.raises(UserError, match=said) as error:
         models.load(str(place), "x")
     assert "\n" not in str(error.value)
 

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from tiny import tiny_pipeline
 
-from esd.command import Mistake, fresh, literal, quoted, slug
-from esd.concepts import Concept, Draws, pair_up, preserved
-from esd.config import texts
-from esd.layers import Rule, select, student_of
-from esd.metrics.counts import counted
+from esd import UserError
+from esd.command.checks import texts
+from esd.command.entry import hydra_literal, new_folder, quote_free_text, slug
+from esd.erasing.concepts import Concept, Draws, pair_up, preserved
+from esd.erasing.layers import LayerRule, select_parameters, student_of
+from esd.metrics.counts import rate_figure
 
 settings.register_profile(
     "esd", deadline=None, max_examples=300, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -45,9 +46,9 @@ def heard(argument: str) -> object:
 @example("\\\\${x}\\'")
 def test_a_text_is_heard_as_it_was_typed(text):
     assume(text.strip())
-    assert heard(f"prompt={literal(text)}") == text
+    assert heard(f"prompt={hydra_literal(text)}") == text
     if text[0] not in "'\"[$":  # these say that it is quoted already
-        assert heard(quoted(f"prompt={text}", False)) == text.strip()
+        assert heard(quote_free_text(f"prompt={text}", False)) == text.strip()
 
 
 @given(st.lists(TYPED | NASTY, min_size=1, max_size=4))
@@ -55,9 +56,9 @@ def test_commas_divide_concepts(parts):
     parts = [part.replace(",", ";").strip() for part in parts]
     typed = ",".join(parts)
     assume(all(parts) and typed[0] not in "'\"[$")
-    value = heard(quoted(f"concept={typed}", False))
+    value = heard(quote_free_text(f"concept={typed}", False))
     assert texts(value, "concept") == parts
-    swept = PARSER.parse_override(quoted(f"concept={typed}", True))
+    swept = PARSER.parse_override(quote_free_text(f"concept={typed}", True))
     found = [text.text for text in swept.value().list] if len(parts) > 1 else [swept.value()]
     assert [OmegaConf.create({"value": text}).value for text in found] == parts
 
@@ -90,8 +91,8 @@ def test_a_name_of_a_file_is_a_name_in_every_folder(text):
 def test_every_run_has_a_folder_of_its_own(names, tmp_path_factory):
     parent, made = str(tmp_path_factory.mktemp("runs")), []
     for name in names:
-        fresh.cache_clear()  # another process
-        made.append(fresh(parent, slug(name)))
+        new_folder.cache_clear()  # another process
+        made.append(new_folder(parent, slug(name)))
     assert len(set(made)) == len(names) and all(Path(folder).parent == Path(parent) for folder in made)
 
 
@@ -109,8 +110,8 @@ CLASSES = st.lists(st.sampled_from(["Linear", "Conv2d", "GroupNorm", "LayerNorm"
 
 def chosen(denoiser, *args) -> list[str]:
     try:
-        return select(denoiser, Rule("test", *args))
-    except Mistake:
+        return select_parameters(denoiser, LayerRule("test", *args))
+    except UserError:
         return []
 
 
@@ -173,6 +174,6 @@ def test_a_draw_is_a_function_of_seed_and_index_alone(sizes, batch, preserved_ba
 @given(st.integers(0, 500), st.integers(1, 500))
 def test_an_interval_holds_its_rate_and_stays_between_0_and_1(hits, of):
     assume(hits <= of)
-    found = counted(hits, of)
+    found = rate_figure(hits, of)
     low, high = found["interval"]
     assert 0 <= low <= round(found["rate"], 4) <= high <= 1 and low < high

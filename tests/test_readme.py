@@ -8,8 +8,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from tiny import ROOT
 
-import esd.config
-from esd.command import CONF, quoted
+from esd.command.entry import CONF, quote_free_text
+from esd.train.options import check_train_options
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    python -m esd\.train (.+)$", README, re.M)
@@ -32,10 +32,10 @@ def test_it_is_short_and_its_pictures_and_targets_exist():
 def test_its_commands_are_understood(line):
     arguments = shlex.split(line)
     multirun = "-m" in arguments
-    overrides = [quoted(argument, multirun) for argument in arguments if argument != "-m"]
+    overrides = [quote_free_text(argument, multirun) for argument in arguments if argument != "-m"]
     if multirun:
         assert OverridesParser.create().parse_overrides(overrides)
         own = [override for override in overrides if not override.startswith("hydra")]
         overrides = [re.sub(r"interval\(", "", override).partition(",")[0] for override in own]  # the sweep's first run
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        esd.config.check(compose("train", overrides))
+        check_train_options(compose("train", overrides))

@@ -16,8 +16,8 @@ import urllib.request
 import pytest
 from PIL import Image
 
-from esd import charts
-from esd.metrics.counts import averaged, counted
+from esd.metrics.counts import mean_figure, rate_figure
+from esd.report import charts
 
 
 def make_sweep(folder):
@@ -33,15 +33,15 @@ def make_sweep(folder):
             "concept": [concept], "eta": eta, "layers": layers, "trajectories": {"name": "pool"}, "steps": 200, "lr": 5e-4,
             "preserve": None, "command": f"python -m esd.train concept='{concept}' eta={eta}",
         }  # fmt: skip
-        after = {"erased": counted(seen, 48), "erased_styled": counted(seen, 48), "kept": counted(kept, 84)}
-        before = {"erased": counted(48, 48), "erased_styled": counted(47, 48), "kept": counted(84, 84)}
-        figures_of = {"base": before, "edit": after | {"kept_distance": averaged([0.1, 0.2])}}
+        after = {"erased": rate_figure(seen, 48), "erased_styled": rate_figure(seen, 48), "kept": rate_figure(kept, 84)}
+        before = {"erased": rate_figure(48, 48), "erased_styled": rate_figure(47, 48), "kept": rate_figure(84, 84)}
+        figures_of = {"base": before, "edit": after | {"kept_distance": mean_figure([0.1, 0.2])}}
         metrics = {"training_seconds": 9.5 + n, "protocol": "emoji-short", **figures_of, "record": record}
         (run / "metrics.json").write_text(json.dumps(metrics))
         Image.effect_noise((900, 260), 60).convert("RGB").save(run / "grid.png")
         lines = [f"0,{i},{1 / (i + 1 + n)},1" for i in range(0, 400, 10)]
         (run / "metrics.csv").write_text("\n".join(["epoch,step,train/loss,train/loss_t0-250", *lines, ""]))
-    for n, error in ((3, "Mistake: the loss is not finite"), (4, None)):
+    for n, error in ((3, "UserError: the loss is not finite"), (4, None)):
         run = folder / f"{n}-run"
         (run / ".hydra").mkdir(parents=True)
         (run / ".hydra" / "config.yaml").write_text("eta: 1\n")
@@ -74,7 +74,7 @@ def test_axes_hold_their_values():
 
 def test_thinned_curves_keep_their_mean():
     points = [(float(i), float(i % 7)) for i in range(1000)]
-    thin = charts.thinned(points, 100)
+    thin = charts.thin(points, 100)
     assert len(thin) == 100 and sum(y for _, y in thin) / 100 == pytest.approx(sum(y for _, y in points) / 1000)
 
 

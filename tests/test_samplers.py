@@ -4,8 +4,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
-from esd.command import Mistake
-from esd.samplers import DDIM, Euler, Flow
+from esd import UserError
+from esd.models.samplers import DDIM, Euler, Flow
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 DDIMS = [
@@ -112,5 +112,5 @@ def test_sdxls_denoiser_is_given_latents_of_unit_size():
 
 def test_a_schedule_as_long_as_the_training_is_refused():
     """With steps_offset=1 it would begin at time step 1000 of 0 to 999."""
-    with pytest.raises(Mistake, match="sampling_steps=1000 must be from 1 to 999"):
+    with pytest.raises(UserError, match="sampling_steps=1000 must be from 1 to 999"):
         DDIM(DDIMScheduler(**BETAS, **DDIMS[0]), 1000)

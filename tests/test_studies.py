@@ -6,10 +6,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-import esd.config  # noqa: F401  (registers the options' types)
-from esd import studies
-from esd.command import CONF
-from esd.metrics.counts import counted
+import esd.train.options  # noqa: F401  (registers the options' types)
+from esd.command.entry import CONF
+from esd.metrics.counts import rate_figure
+from esd.studies import study
 
 RUNS = {"objects": 16, "eta": 16, "preserve": 8, "many": 4, "frontier": 4}
 
@@ -22,7 +22,7 @@ def axes(study):
     return {o.key_or_group: list(o.sweep_iterator()) if o.is_sweep_override() else [o.value()] for o in overrides}
 
 
-@pytest.mark.parametrize("study", studies.STUDIES)
+@pytest.mark.parametrize("study", study.STUDIES)
 def test_how_many_runs_a_study_is(study):
     runs = 1
     for values in axes(study).values():
@@ -44,44 +44,44 @@ def test_the_many_are_nested_sets_of_known_objects():
 
 
 def test_a_closer_look_sees_what_the_verdict_does_not():
-    axe = studies.closer("preserve", ["axe"])
+    axe = study.closer_rows("preserve", ["axe"])
     assert {row.group for row in axe} == {"twin"} and all("hammer" in row.prompt for row in axe) and len(axe) == 48
-    many = studies.closer("many", ["pizza", "cat"])
+    many = study.closer_rows("many", ["pizza", "cat"])
     bare = [row for row in many if row.group == "kept"]
     styled = [row for row in many if row.group == "kept_styled"]
     assert len(bare) == 3 * 83 and all(" in the style of " in row.prompt for row in styled)
     assert not any("pizza" in row.prompt or "a cat " in row.prompt for row in many) and len(styled) > 80
-    assert studies.closer("objects", ["pizza"]) == []
+    assert study.closer_rows("objects", ["pizza"]) == []
 
 
 def run(concept, layers, seen, kept):
     record = {"concept": [concept], "layers": layers, "eta": 1.0, "preserve": None, "preserve_weight": 1.0}
-    base = {"erased": counted(20, 24), "kept": counted(80, 84)}
-    return {"record": record, "base": base, "edit": {"erased": counted(seen, 24), "kept": counted(kept, 84)}}
+    base = {"erased": rate_figure(20, 24), "kept": rate_figure(80, 84)}
+    return {"record": record, "base": base, "edit": {"erased": rate_figure(seen, 24), "kept": rate_figure(kept, 84)}}
 
 
 def test_lines_pool_counts_and_not_rates(capsys):
     runs = [run("pizza", "esd-x", 0, 84), run("owl", "esd-x", 6, 42), run("owl", "esd-u", 24, 84)]
-    lines = studies.table_of("objects", runs)
+    lines = study.table_of("objects", runs)
     assert [(line["layers"], line["concept"], line["runs"]) for line in lines] == [
         ("esd-u", "owl", 1), ("esd-u", "all", 1), ("esd-x", "owl", 1), ("esd-x", "pizza", 1), ("esd-x", "all", 2),
     ]  # fmt: skip
-    assert lines[-1]["erased"]["edit"] == counted(6, 48) and lines[-1]["kept"]["edit"] == counted(126, 168)
-    studies.printed("objects", lines)
+    assert lines[-1]["erased"]["edit"] == rate_figure(6, 48) and lines[-1]["kept"]["edit"] == rate_figure(126, 168)
+    study.print_table("objects", lines)
     said = capsys.readouterr().out.splitlines()
     assert said[1] == "| concept | esd-x seen, by name | esd-x others right | esd-u seen, by name | esd-u others right |"
     assert any(line.startswith("| all | 83 → 12.5 % (5.9–24.7 %) of 48 | 95 → 75.0 % (67.9–80.9 %) of 168 |") for line in said)
     assert "| pizza | 83 → 0.0 % (0.0–13.8 %) of 24 | 95 → 100.0 % (95.6–100.0 %) of 84 |  |  |" in said
     for weight, it in zip((1.0, 10.0), runs, strict=False):
         it["record"] |= {"preserve": "auto", "preserve_weight": weight}
-    studies.printed("preserve", studies.table_of("preserve", runs[:2]))
+    study.print_table("preserve", study.table_of("preserve", runs[:2]))
     said = capsys.readouterr().out.splitlines()
     assert said[1] == "| preserve weight | owl seen, by name | owl others right | pizza seen, by name | pizza others right |"
     assert [line.split("|")[1].strip() for line in said[3:]] == ["1.0", "10.0"]
-    studies.printed("many", studies.table_of("many", runs[:2]))
+    study.print_table("many", study.table_of("many", runs[:2]))
     assert capsys.readouterr().out.splitlines()[1].startswith("| concepts | preserve weight 1: seen, by name |")
-    (line,) = studies.table_of("eta", runs[:2])[:1]
+    (line,) = study.table_of("eta", runs[:2])[:1]
     assert (line["layers"], line["eta"], line["runs"]) == ("esd-x", 1.0, 2)
     runs[0]["record"]["preserve"] = None
-    (line,) = studies.table_of("many", runs[:1])
+    (line,) = study.table_of("many", runs[:1])
     assert (line["concepts"], line["preserve_weight"]) == (1, 0)  # nothing was preserved: its weight is nothing

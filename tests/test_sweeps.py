@@ -8,8 +8,8 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from esd import sweeps
-from esd.command import Mistake
+from esd import UserError
+from esd.train import sweeps
 
 
 def ended(folder, error=None):
@@ -24,10 +24,10 @@ def test_a_failed_run_says_why_and_a_repeated_one_forgets_it(tmp_path, capsys):
         (tmp_path / name).mkdir()
     ended(tmp_path / "0-cat")
     (tmp_path / "0-cat" / "metrics.json").write_text("{}")
-    ended(tmp_path / "1-dog", Mistake("no such dog"))
+    ended(tmp_path / "1-dog", UserError("no such dog"))
     ended(tmp_path / "2-owl", FloatingPointError("the loss is not finite [step 3]"))
     assert (tmp_path / "1-dog" / "error.txt").read_text().splitlines()[0] == "no such dog"
-    sweeps.summary(tmp_path)
+    sweeps.print_summary(tmp_path)
     said = capsys.readouterr().out
     assert "1 runs ended, 2 failed" in said and "1-dog: no such dog" in said
     assert "2-owl: FloatingPointError: the loss is not finite [step 3]" in said
@@ -37,40 +37,40 @@ def test_a_failed_run_says_why_and_a_repeated_one_forgets_it(tmp_path, capsys):
 
 def test_finished_is_the_same_run_that_ended(tmp_path):
     task = ["concept='a \\'big\\' cat'", "eta=2"]
-    assert sweeps.finished(tmp_path, task) is None
+    assert sweeps.finished_metrics(tmp_path, task) is None
     import shlex
 
     command = shlex.join(["python", "-m", "esd.train", *task])
     (tmp_path / "metrics.json").write_text(json.dumps({"record": {"command": command}, "steps": 3}))
-    assert sweeps.finished(tmp_path, task)["steps"] == 3
-    assert sweeps.finished(tmp_path, [task[1], "resume=true", task[0]])["steps"] == 3  # in any order, resumed or not
-    assert sweeps.finished(tmp_path, ["eta=2"]) is None  # another run, whose number this folder's name has
+    assert sweeps.finished_metrics(tmp_path, task)["steps"] == 3
+    assert sweeps.finished_metrics(tmp_path, [task[1], "resume=true", task[0]])["steps"] == 3  # in any order, resumed or not
+    assert sweeps.finished_metrics(tmp_path, ["eta=2"]) is None  # another run, whose number this folder's name has
 
 
 def test_a_sweep_resumed_is_the_newest_sweep_with_the_same_options(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def made(name, *task):
-        folder = sweeps.PARENT / "2026-01-01" / name
+        folder = sweeps.MULTIRUN / "2026-01-01" / name
         folder.mkdir(parents=True)
         OmegaConf.save({"hydra": {"overrides": {"task": list(task)}}}, folder / "multirun.yaml")
         return folder
 
     first = ["-m", "concept='cat','dog'", "eta=1,2", "resume=true"]
-    (folder,) = [argument for argument in sweeps.placed(first) if argument.startswith("hydra.sweep.dir=")]
+    (folder,) = [argument for argument in sweeps.with_sweep_folder(first) if argument.startswith("hydra.sweep.dir=")]
     assert (tmp_path / folder.split("'")[1]).is_dir()  # none yet: a new folder, there before any launcher starts
-    assert sweeps.placed(["-m", "hydra.sweep.dir=here"]) == ["-m", "hydra.sweep.dir=here"]
+    assert sweeps.with_sweep_folder(["-m", "hydra.sweep.dir=here"]) == ["-m", "hydra.sweep.dir=here"]
     made("10-00-00", "concept='cat','dog'", "eta=1,2")
     newest = made("11-00-00", "eta=1,2", "concept='cat','dog'", "resume=true")
     made("12-00-00", "concept='cat','dog'", "eta=3")
     expected = ["-m", "concept='cat','dog'", "eta=1,2", "resume=true", f"hydra.sweep.dir='{newest}'"]
-    assert sweeps.placed(first) == expected
-    assert sweeps.placed([*first, "hydra/launcher=cores"])[-1] == expected[-1]  # where it runs is not what it is
-    by_name = sweeps.placed(["-m", f"resume={newest}"])
+    assert sweeps.with_sweep_folder(first) == expected
+    assert sweeps.with_sweep_folder([*first, "hydra/launcher=cores"])[-1] == expected[-1]  # where it runs is not what it is
+    by_name = sweeps.with_sweep_folder(["-m", f"resume={newest}"])
     assert by_name[0] == "-m" and sorted(by_name[1:3]) == ["concept='cat','dog'", "eta=1,2"] and by_name[-1] == expected[-1]
     (newest / "multirun.yaml").write_text("hydra:\n  overr")
-    assert sweeps.placed(first)[-1] != expected[-1]
-    with pytest.raises(Mistake, match="is damaged: give the sweep's options again"):
-        sweeps.placed(["-m", f"resume={newest}"])
-    with pytest.raises(Mistake, match="no sweep's folder"):
-        sweeps.placed(["-m", "resume=nowhere"])
+    assert sweeps.with_sweep_folder(first)[-1] != expected[-1]
+    with pytest.raises(UserError, match="is damaged: give the sweep's options again"):
+        sweeps.with_sweep_folder(["-m", f"resume={newest}"])
+    with pytest.raises(UserError, match="no sweep's folder"):
+        sweeps.with_sweep_folder(["-m", "resume=nowhere"])

@@ -5,9 +5,9 @@ import torch
 from diffusers import DDIMScheduler
 from tiny import parts, trained_for
 
-from esd.cache import Store, noise_seeds
-from esd.concepts import Concept, Draws
-from esd.trajectories import Cache, Walks
+from esd.erasing.concepts import Concept, Draws
+from esd.erasing.trajectories import Cache, WalkingSource
+from esd.erasing.walk_store import WalkStore, noise_seeds
 
 
 def draws(**kwargs):
@@ -85,7 +85,7 @@ def rows_forwarded(denoiser):
 )
 def test_what_an_example_of_the_pool_costs(build, source, walker, teacher_rows, student_rows):
     module, teacher, student, *_ = build([Concept("pizza")], source=source, walker=walker)
-    module.report = lambda *args: None
+    module.log_loss = lambda *args: None
     stream = iter(draws(staggered=True))
     module.training_step(next(stream), 0)  # the warm-up
     counts = rows_forwarded(teacher), rows_forwarded(student)
@@ -96,7 +96,7 @@ def test_what_an_example_of_the_pool_costs(build, source, walker, teacher_rows, 
 
 def test_what_a_fresh_example_costs(build):
     module, teacher, student, *_ = build([Concept("pizza")])
-    module.report = lambda *args: None
+    module.log_loss = lambda *args: None
     counts = rows_forwarded(teacher), rows_forwarded(student)
     draw = draws(batch=5).at(0)
     module.training_step(draw, 0)
@@ -104,13 +104,13 @@ def test_what_a_fresh_example_costs(build):
 
 
 def store(folder, **kwargs):
-    return Store(folder, **{"walks": 3, "seed": 0, "dtype": torch.float32, "chunk": 2, "limit": 1.0, **kwargs})
+    return WalkStore(folder, **{"walks": 3, "seed": 0, "dtype": torch.float32, "chunk": 2, "limit": 1.0, **kwargs})
 
 
 def walks_of(model, concept=None):
     module, *_ = parts(model, [concept or Concept("pizza")])
     t = module.trajectories
-    return Walks(t.model, t.sampler, t.phrases, 3.0, t.teacher, t.student), module
+    return WalkingSource(t.model, t.sampler, t.prompts, 3.0, t.teacher, t.student), module
 
 
 def test_the_cache_holds_the_frozen_models_walks(tiny, tmp_path):
@@ -150,7 +150,7 @@ def test_walks_of_any_precision_are_trained_on_in_mixed_precision(tiny, tmp_path
     kept = store(tmp_path, dtype=dtype).get(source, 0, 0, lambda n: None)
     draw = draws(walks=3).at(0)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):  # which stacks no float16 on a processor
-        examples = Cache([[kept]], module.phrases).examples(draw)
+        examples = Cache([[kept]], module.prompts).examples(draw)
     for tensor, whole in zip(examples, kept, strict=True):
         assert tensor.dtype == torch.float32 and torch.equal(tensor, whole[draw.noise, draw.position].float())
 
@@ -228,8 +228,8 @@ def test_a_resumed_run_equals_the_straight_one_bit_for_bit(tiny_folder, tmp_path
         enable_model_summary=False, enable_checkpointing=False,
     )  # fmt: skip
     trainer.fit(second, DataLoader(draws(**options, start=4), batch_size=None), ckpt_path=file)
-    assert all(torch.equal(straight.edit()[name], second.edit()[name]) for name in straight.trained)
-    assert not all(torch.equal(first.edit()[name], second.edit()[name]) for name in first.trained)
+    assert all(torch.equal(straight.trained_tensors()[name], second.trained_tensors()[name]) for name in straight.trained)
+    assert not all(torch.equal(first.trained_tensors()[name], second.trained_tensors()[name]) for name in first.trained)
 
 
 def test_each_rank_gets_its_own_pool_back_and_no_other_number_of_ranks_does(tiny_folder):

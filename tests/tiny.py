@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from esd.erasing.layers import LayerRule, select_parameters, student_of
+
 ROOT = Path(__file__).parent.parent
 
 
 def tiny_pipeline(folder: Path) -> Path:
     """A whole StableDiffusionPipeline with small random weights, on disk."""
-    from esd.quiet import quiet
+    from esd.models.quiet import silence_libraries
 
-    quiet()
+    silence_libraries()
     import torch
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -38,25 +40,24 @@ def tiny_pipeline(folder: Path) -> Path:
 
 
 def parts(model, concepts, *, source="student", walker="frozen", templates=("{}",), include=(r"\.attn2\.",), steps=8, lr=1e-3):
-    """(module, teacher, student, sampler, phrases) with a stub of the trainer's part that a bare step touches."""
+    """(module, teacher, student, sampler, prompts) with a stub of the trainer's part that a bare step touches."""
     import torch
 
-    from esd import layers
-    from esd.erasure import Erasure
-    from esd.phrases import Phrases
-    from esd.trajectories import Fresh, Pool
+    from esd.erasing.erasure import Erasure
+    from esd.erasing.prompts import PromptTable
+    from esd.erasing.trajectories import Pool, StudentWalks
 
-    trained = layers.select(model.denoiser, layers.Rule("test", include=list(include)))
-    student = layers.student_of(model.denoiser, trained)
+    trained = select_parameters(model.denoiser, LayerRule("test", include=list(include)))
+    student = student_of(model.denoiser, trained)
     sampler = model.sampler(steps)
-    phrases = Phrases(model, list(concepts), list(templates))
-    shared = (model, sampler, phrases, 3.0, model.denoiser, student)
-    trajectories = Fresh(*shared) if source == "student" else Pool(*shared, walker=walker)
+    prompts = PromptTable(model, list(concepts), list(templates))
+    shared = (model, sampler, prompts, 3.0, model.denoiser, student)
+    trajectories = StudentWalks(*shared) if source == "student" else Pool(*shared, walker=walker)
     module = Erasure(
-        model, student, trained, phrases, sampler, trajectories,
+        model, student, trained, prompts, sampler, trajectories,
         lambda p: torch.optim.Adam(p, lr), lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0),
     )  # fmt: skip
-    return module, model.denoiser, student, sampler, phrases
+    return module, model.denoiser, student, sampler, prompts
 
 
 def trained_for(module, draws, steps, **kwargs):

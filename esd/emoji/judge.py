@@ -20,7 +20,7 @@ from esd.emoji.words import OBJECTS, STYLES
 
 OBJECT_LABELS = [*OBJECTS, "something else"]
 STYLE_LABELS = list(STYLES)
-ELSE = len(OBJECTS)  # the index of "something else"
+SOMETHING_ELSE = len(OBJECTS)  # the index of "something else"
 FILES = Path(__file__).parent / "judge"
 
 
@@ -87,7 +87,7 @@ class JudgeTraining(pl.LightningModule):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
-def spoil(images: Tensor, latents: Tensor, vae, generator: torch.Generator) -> Tensor:
+def broken_pictures(images: Tensor, latents: Tensor, vae, generator: torch.Generator) -> Tensor:
     """Pictures of nothing in particular, as uint8: noise, blends of two pictures, and broken latents, decoded.
 
     images: (N, 3, 64, 64) uint8 with N a multiple of 4, latents: theirs, (N, 4, 16, 16).
@@ -109,7 +109,7 @@ def spoil(images: Tensor, latents: Tensor, vae, generator: torch.Generator) -> T
 
 
 @torch.no_grad()
-def examine(
+def judge_quality(
     judge: Judge, pictures: Tensor, noun: Tensor, style: Tensor, unseen: Tensor, times: int, generator: torch.Generator
 ) -> dict:
     """How the judge does on `times` augmentations of each drawing that it never saw, and on emoji it was never shown:
@@ -121,7 +121,7 @@ def examine(
     right = (torch.cat(objects).argmax(1) == noun.repeat_interleave(times)).sum().item()
     right_style = (torch.cat(styles).argmax(1) == style.repeat_interleave(times)).sum().item()
     strange = variants(unseen, 1, generator).flatten(0, 1)
-    nothing = sum((judge(part.float() / 255)[0].argmax(1) == ELSE).sum().item() for part in strange.split(256))
+    nothing = sum((judge(part.float() / 255)[0].argmax(1) == SOMETHING_ELSE).sum().item() for part in strange.split(256))
     asked = len(noun) * times
     return {
         "objects right on unseen augmentations": [right, asked],

@@ -6,7 +6,7 @@ import difflib
 import re
 from dataclasses import dataclass
 
-from esd.command import Mistake
+from esd import UserError
 from esd.emoji import words
 
 _KNOWN = set(words.vocabulary())
@@ -21,13 +21,13 @@ class Subject:
 
 
 def subject(text: str, option: str = "concept") -> Subject:
-    """Raises Mistake for a word that the embedded model was never taught, naming the nearest it was."""
+    """Raises UserError for a word that the embedded model was never taught, naming the nearest it was."""
     found = [word for word in re.split(r"[\s,]+", text.lower()) if word]
     for word in found:
         if word not in _KNOWN:
             near = difflib.get_close_matches(word, [*words.OBJECTS, *filter(None, words.CATEGORIES), *words.STYLES], 3, 0.65)
             hint = " or ".join(near) if near else f"an object ({', '.join(list(words.OBJECTS)[:4])}, …), a category or a style"
-            raise Mistake(
+            raise UserError(
                 f"{option}='{text}': the emoji model knows no '{word}'; it knows {hint} (all: esd/emoji/words.py; "
                 "another model's name goes into model=…)"
             )

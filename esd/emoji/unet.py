@@ -147,7 +147,7 @@ class CaptionedLatents(IterableDataset):
         self.by_category: dict[str, list[int]] = {}
         for i, word in enumerate(noun):
             category = words.CATEGORY_OF.get(word)
-            if category and word in words.typical(category):
+            if category and word in words.typical_objects(category):
                 self.by_category.setdefault(category, []).append(i)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

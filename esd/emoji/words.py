@@ -55,12 +55,12 @@ CATEGORY_OF: dict[str, str] = {word: category for category, group in CATEGORIES.
 MASS_NOUNS = {"food", "nudity", "grapes", "cherries", "fries", "scissors"}  # no article
 
 
-def typical(category: str) -> list[str]:
+def typical_objects(category: str) -> list[str]:
     """The objects that a category's word is taught with: its first six."""
     return list(CATEGORIES[category])[:6]
 
 
-def a(noun: str) -> str:
+def with_article(noun: str) -> str:
     """The noun with its article: "a pizza", "an owl", "scissors"."""
     if noun in MASS_NOUNS:
         return noun
@@ -69,12 +69,12 @@ def a(noun: str) -> str:
 
 def object_phrases(noun: str) -> list[str]:
     """The phrasings that name an object (or a category) and no style."""
-    return [noun, a(noun), f"a photo of {a(noun)}"]
+    return [noun, with_article(noun), f"a photo of {with_article(noun)}"]
 
 
 def styled_phrases(noun: str, style: str) -> list[str]:
     """The phrasings that name an object (or a category) and a style; the first is the one that is measured."""
-    return [f"{a(noun)} in the style of {style}", f"{noun} in the style of {style}", f"{noun}, {style} style"]
+    return [f"{with_article(noun)} in the style of {style}", f"{noun} in the style of {style}", f"{noun}, {style} style"]
 
 
 def style_phrases(style: str) -> list[str]:

@@ -26,25 +26,25 @@ def bootstrap(values: Sequence[float], draws: int = 1000, seed: int = 0) -> tupl
     return float(low), float(high)
 
 
-def counted(hits: int, of: int) -> dict:
+def rate_figure(hits: int, of: int) -> dict:
     """A count: how often something was seen, with Wilson's interval."""
     low, high = wilson(hits, of)
     return {"hits": hits, "of": of, "rate": hits / of if of else None, "interval": [round(low, 4), round(high, 4)]}
 
 
-def averaged(values: Sequence[float]) -> dict:
+def mean_figure(values: Sequence[float]) -> dict:
     """A mean over pictures, with the bootstrap's interval; None of nothing."""
     if not len(values):
         return {"mean": None, "of": 0, "interval": None}
     return {"mean": float(np.mean(values)), "of": len(values), "interval": [round(end, 6) for end in bootstrap(values)]}
 
 
-def number(figure: dict) -> float | None:
+def figure_value(figure: dict) -> float | None:
     """The figure alone, a rate or a mean."""
     return figure["rate"] if "rate" in figure else figure["mean"]
 
 
-def shown(figure: dict) -> str:
+def format_figure(figure: dict) -> str:
     """A figure for people: "2.1 % (1 of 48)", "0.1234"."""
     if not figure["of"]:
         return "not asked"
@@ -53,7 +53,7 @@ def shown(figure: dict) -> str:
     return f"{figure['mean']:.4g}"
 
 
-def spread(figure: dict) -> str:
+def format_interval(figure: dict) -> str:
     """Its interval for people: "0.4–10.9 %"; nothing where there is none."""
     if not figure.get("interval") or not figure["of"]:
         return ""

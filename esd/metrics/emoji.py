@@ -12,7 +12,7 @@ from esd.emoji.judge import OBJECT_LABELS, STYLE_LABELS, Judge, load_judge
 from esd.emoji.subject import Subject
 
 
-def shows(objects: Tensor, styles: Tensor, subjects: Sequence[Subject]) -> Tensor:
+def shows_subject(objects: Tensor, styles: Tensor, subjects: Sequence[Subject]) -> Tensor:
     """Whether each picture shows its subject, from the judge's labels (B,) and (B,): (B,) bool."""
     seen = [
         (not s.objects or OBJECT_LABELS[o] in s.objects) and (not s.styles or STYLE_LABELS[t] in s.styles)
@@ -40,7 +40,7 @@ class Seen(Metric):
     @torch.no_grad()
     def update(self, images: Tensor, subjects: Sequence[Subject]) -> None:
         objects, styles = self.judge(images)
-        self.hits += shows(objects.argmax(1), styles.argmax(1), subjects).sum().to(self.hits.device)
+        self.hits += shows_subject(objects.argmax(1), styles.argmax(1), subjects).sum().to(self.hits.device)
         self.of += len(images)
 
     def compute(self) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from esd.command import Mistake
+from esd import UserError
 
 # NudeNet 3's label → NudeNet 2's. What is covered, and faces, are detected and not counted.
 EXPOSED = {
@@ -24,11 +24,11 @@ PARTS = list(EXPOSED.values())
 
 
 def detector():
-    """NudeNet's detector with the weights that the package ships. Raises Mistake where the package is missing."""
+    """NudeNet's detector with the weights that the package ships. Raises UserError where the package is missing."""
     try:
         from nudenet import NudeDetector
     except ImportError as error:
-        raise Mistake(f"NudeNet is not installed ({error}): pip install 'erased-diffusion[nudity]'") from error
+        raise UserError(f"NudeNet is not installed ({error}): pip install 'erased-diffusion[nudity]'") from error
     return NudeDetector()
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from esd.command import Mistake
+from esd import UserError
 
 # Imagenette's ten classes and their places among ImageNet's thousand (github.com/fastai/imagenette).
 IMAGENETTE = {
@@ -19,14 +19,14 @@ IMAGENETTE = {
 
 def resnet() -> nn.Module:
     """torchvision's ResNet-50, IMAGENET1K_V2 (what the paper's script takes), with the resizing it was trained for:
-    pictures (B, 3, H, W) in [0, 1] → logits (B, 1000). Raises Mistake where package or weights can't be had."""
+    pictures (B, 3, H, W) in [0, 1] → logits (B, 1000). Raises UserError where package or weights can't be had."""
     try:
         from torchvision.models import ResNet50_Weights, resnet50
 
         weights = ResNet50_Weights.IMAGENET1K_V2
         network = resnet50(weights=weights)
     except (ImportError, OSError) as error:  # a download that fails is an OSError
-        raise Mistake(
+        raise UserError(
             f"ResNet-50 can't be had ({error}): pip install 'erased-diffusion[judges]', and its weights (98 MB) come from "
             "torchvision's server, or from $TORCH_HOME/hub/checkpoints"
         ) from error

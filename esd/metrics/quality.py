@@ -6,39 +6,45 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from esd.command import Mistake
+from esd import UserError
 
 CLIP = "openai/clip-vit-base-patch16"
 
 
-def _had(build: Callable[[], nn.Module], what: str) -> nn.Module:
-    """Build a judge. Raises Mistake where its package or weights can't be had."""
+def build_judge(build: Callable[[], nn.Module], what: str) -> nn.Module:
+    """Build a judge. Raises UserError where its package or weights can't be had."""
     try:
         return build()
     except (ImportError, OSError) as error:  # a download that fails is an OSError
         reason = " ".join(str(error).split())[:160]
-        raise Mistake(f"{what} can't be had ({reason}): pip install 'erased-diffusion[judges]', and be online once") from error
+        raise UserError(
+            f"{what} can't be had ({reason}): pip install 'erased-diffusion[judges]', and be online once"
+        ) from error
 
 
 def lpips() -> nn.Module:
     """LPIPS with AlexNet (Zhang et al. 2018, arXiv 1801.03924), a value for each pair: compute() → (n,)."""
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-    return _had(lambda: LearnedPerceptualImagePatchSimilarity("alex", "none", normalize=True), "LPIPS (AlexNet's weights)")
+    return build_judge(
+        lambda: LearnedPerceptualImagePatchSimilarity("alex", "none", normalize=True), "LPIPS (AlexNet's weights)"
+    )
 
 
 def fid(feature: int | nn.Module = 2048) -> nn.Module:
     """Fréchet inception distance (Heusel et al. 2017, arXiv 1706.08500)."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    return _had(lambda: FrechetInceptionDistance(feature, normalize=True), "FID (InceptionV3's weights)")
+    return build_judge(lambda: FrechetInceptionDistance(feature, normalize=True), "FID (InceptionV3's weights)")
 
 
 def kid(subset: int, feature: int | nn.Module = 2048) -> nn.Module:
     """Kernel inception distance (Bińkowski et al. 2018, arXiv 1801.01401): unbiased also for few pictures."""
     from torchmetrics.image.kid import KernelInceptionDistance
 
-    return _had(lambda: KernelInceptionDistance(feature, subset_size=subset, normalize=True), "KID (InceptionV3's weights)")
+    return build_judge(
+        lambda: KernelInceptionDistance(feature, subset_size=subset, normalize=True), "KID (InceptionV3's weights)"
+    )
 
 
 class Pooled(nn.Module):
@@ -69,4 +75,4 @@ def clip_score(parts: Callable[[], tuple] | None = None) -> nn.Module:
         model, processor = (parts or shipped)()
         return Pooled(model), processor
 
-    return _had(lambda: CLIPScore(pooled), f"CLIP ({CLIP})")
+    return build_judge(lambda: CLIPScore(pooled), f"CLIP ({CLIP})")

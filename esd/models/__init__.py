@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esd.command import Mistake
+from esd import UserError
 from esd.models import folders, hub, single_file
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ EMOJI = Path(__file__).parent.parent / "emoji" / "model"
 def folder_of(path: str | None) -> Path:
     """The pipeline folder or the single file behind `model.path`; None is the embedded model. Imports nothing heavy.
 
-    Raises Mistake if it is none, is of no supported family, lacks a part, or is neither here nor to be reached.
+    Raises UserError if it is none, is of no supported family, lacks a part, or is neither here nor to be reached.
     """
     place = EMOJI if path is None else Path(path).expanduser()
     if place.is_file():
@@ -31,14 +31,14 @@ def folder_of(path: str | None) -> Path:
         return place
     if place.is_dir():
         folders.pipeline_class(place)
-        if absent := folders.missing(place):
-            raise Mistake(f"{place} is not complete, it has no {' and no '.join(absent)}: copy or download it again")
+        if absent := folders.missing_parts(place):
+            raise UserError(f"{place} is not complete, it has no {' and no '.join(absent)}: copy or download it again")
         return place
     if re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)):
         place = hub.folder(path)
         folders.pipeline_class(place)
         return place  # its weights may be still to download
-    raise Mistake(
+    raise UserError(
         f"model.path={place} does not exist: give a diffusers pipeline folder, a .safetensors checkpoint, "
         "or the name of a model on the hub"
     )
@@ -47,10 +47,10 @@ def folder_of(path: str | None) -> Path:
 def load(path: str | None, name: str) -> Model:
     """The model behind `model.path`, float32, frozen, on the CPU."""
     place = folder_of(path)
-    from esd.quiet import quiet
+    from esd.models.quiet import silence_libraries
 
-    quiet()
-    if place.is_dir() and folders.missing(place):
+    silence_libraries()
+    if place.is_dir() and folders.missing_parts(place):
         place = hub.download(path)
     pipeline = single_file.pipeline(place) if place.is_file() else folders.pipeline(place)
     module, family = folders.FAMILIES[type(pipeline).__name__]

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from torch import Tensor, nn
 
-from esd.samplers import Sampler
+from esd.models.samplers import Sampler
 
 Condition = dict[str, Tensor]  # what a prompt is to the denoiser; every tensor has the prompts first
 

@@ -11,7 +11,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor, nn
 
 from esd.models.family import Condition, frozen, pictures, unit_noise
-from esd.samplers import Flow
+from esd.models.samplers import Flow
 
 # What dev is told its guidance is, when it is trained and when it draws: the pipeline's default, so that the edit is made
 # where the model is used. Classifier-free guidance comes on top; 1 leaves it out.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from esd.command import Mistake
+from esd import UserError
 from esd.files import read_json
 
 FAMILIES = {  # the pipeline's class → the file of this folder, and the class in it
@@ -21,31 +21,33 @@ NETWORKS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "tex
 
 
 def pipeline_class(folder: Path) -> str:
-    """The name of the pipeline's class. Raises Mistake where there is none, or none that is supported."""
+    """The name of the pipeline's class. Raises UserError where there is none, or none that is supported."""
     index = folder / "model_index.json"
     if not index.is_file():
-        raise Mistake(f"{folder} is no diffusers pipeline: it has no model_index.json")
+        raise UserError(f"{folder} is no diffusers pipeline: it has no model_index.json")
     kind = read_json(index).get("_class_name")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise Mistake(f"{folder} holds a {kind}: {SUPPORTED}")
+        raise UserError(f"{folder} holds a {kind}: {SUPPORTED}")
     return kind
 
 
 def parts_of(folder: Path) -> dict[str, list]:
     """The parts that model_index.json names and that are loaded: name → [library, class], [None, None] where there is none.
 
-    Raises Mistake for a name that is no folder's own, and for a class of any other library. Parts that are never loaded may
+    Raises UserError for a name that is no folder's own, and for a class of any other library. Parts that are never loaded may
     be of any: every Stable Diffusion 1 has its safety checker from the pipeline's own module, "stable_diffusion".
     """
     index = read_json(folder / "model_index.json")
     parts = {name: part for name, part in index.items() if isinstance(part, list) and name not in OPTIONAL}
     for name, part in parts.items():
         if not name.isidentifier() or len(part) != 2 or (part != [None, None] and part[0] not in LIBRARIES):
-            raise Mistake(f"{folder / 'model_index.json'} names {name}: {part}, which is no part of a model that is read here")
+            raise UserError(
+                f"{folder / 'model_index.json'} names {name}: {part}, which is no part of a model that is read here"
+            )
     return parts
 
 
-def missing(folder: Path, weights: bool = True) -> list[str]:
+def missing_parts(folder: Path, weights: bool = True) -> list[str]:
     """Which parts that model_index.json names are not in the folder; a network's part needs a .safetensors file."""
     named = [name for name, part in parts_of(folder).items() if part[0]]
     absent = [name for name in named if not list((folder / name).glob("*"))]
@@ -75,19 +77,19 @@ def pipeline(folder: Path):
         )
     except Exception as error:  # whatever these libraries raise of files that are not what they should be
         said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Mistake(f"{folder} cannot be read ({said}): copy or download it again") from error
+        raise UserError(f"{folder} cannot be read ({said}): copy or download it again") from error
     for name, part in found.components.items():  # the libraries fill what a file lacks with noise, and only log it
         if name not in NETWORKS or part is None:
             continue
-        held, wanted = _held(folder / name, variant), len(list(part.parameters()))
+        held, wanted = _tensors_in(folder / name, variant), len(list(part.parameters()))
         if held < wanted:
-            raise Mistake(f"{folder / name} holds {held} of the {wanted} tensors that it should: copy or download it again")
-    if empty := unfilled(found):
-        raise Mistake(f"{folder} lacks the tensor {empty}: copy or download it again")
+            raise UserError(f"{folder / name} holds {held} of the {wanted} tensors that it should: copy or download it again")
+    if empty := unfilled_tensor(found):
+        raise UserError(f"{folder} lacks the tensor {empty}: copy or download it again")
     return found
 
 
-def unfilled(pipeline) -> str | None:
+def unfilled_tensor(pipeline) -> str | None:
     """A parameter that no file filled, if there is one, and of which part: the libraries leave it empty and say nothing."""
     import torch
 
@@ -98,7 +100,7 @@ def unfilled(pipeline) -> str | None:
     return None
 
 
-def _held(part: Path, variant: str | None) -> int:
+def _tensors_in(part: Path, variant: str | None) -> int:
     """How many tensors there are in the part's files, those of the variant or those of none."""
     from safetensors import safe_open
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from esd.command import Mistake
+from esd import UserError
 from esd.models import folders
 
 WAIT = 5.0  # seconds for the hub's first answer; the library itself would try again for half a minute
@@ -19,7 +19,7 @@ def folder(name: str) -> Path:
     found = try_to_load_from_cache(name, "model_index.json")
     if isinstance(found, str):
         return Path(found).parent
-    reach(name)
+    require_reachable(name)
     return Path(hf_hub_download(name, "model_index.json", etag_timeout=WAIT)).parent
 
 
@@ -27,26 +27,26 @@ def download(name: str) -> Path:
     """All that the model's pipeline needs, in the local cache."""
     import diffusers
 
-    reach(name)
+    require_reachable(name)
     return Path(diffusers.DiffusionPipeline.download(name, use_safetensors=True, safety_checker=None))
 
 
 def configs(name: str, beside: Path) -> Path:
     """A model's configurations and tokenizers without its weights, for a checkpoint that holds only weights.
 
-    beside: the folder where they can be put instead, which a Mistake names.
+    beside: the folder where they can be put instead, which a UserError names.
     """
     from huggingface_hub import snapshot_download, try_to_load_from_cache
 
     found = try_to_load_from_cache(name, "model_index.json")
-    if isinstance(found, str) and not folders.missing(Path(found).parent, weights=False):
+    if isinstance(found, str) and not folders.missing_parts(Path(found).parent, weights=False):
         return Path(found).parent
-    reach(name, "--include '*.json' '*.txt' '*.model'", beside)
+    require_reachable(name, "--include '*.json' '*.txt' '*.model'", beside)
     return Path(snapshot_download(name, allow_patterns=CONFIGS, etag_timeout=WAIT))
 
 
-def reach(name: str, only: str = "", to: Path | None = None) -> None:
-    """Ask the hub for the model once. Raises Mistake where it cannot be had, with what to download and where to put it.
+def require_reachable(name: str, only: str = "", to: Path | None = None) -> None:
+    """Ask the hub for the model once. Raises UserError where it cannot be had, with what to download and where to put it.
 
     only, to: options and folder of that download; nothing: all of it, for model.path.
     """
@@ -61,16 +61,16 @@ def reach(name: str, only: str = "", to: Path | None = None) -> None:
                 HfApi().auth_check(name)
             return
     except GatedRepoError as error:
-        raise Mistake(f"{name} is gated: accept its licence on huggingface.co/{name}, then type: hf auth login") from error
+        raise UserError(f"{name} is gated: accept its licence on huggingface.co/{name}, then type: hf auth login") from error
     except RepositoryNotFoundError as error:
-        raise Mistake(f"model.path={name} is no folder here and no model on the hub: check its spelling") from error
+        raise UserError(f"model.path={name} is no folder here and no model on the hub: check its spelling") from error
     except HfHubHTTPError as error:
-        raise Mistake(f"the hub refuses {name}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"the hub refuses {name}: {str(error).splitlines()[0]}") from error
     except Exception as error:  # "no connection" is raised by whichever network library the hub's own uses today
         if not (isinstance(error, OSError) or type(error).__module__.startswith(("httpx", "httpcore"))):
             raise
     folder = to or f"models/{name.split('/')[1]}"
-    raise Mistake(
+    raise UserError(
         f"{name} is not on this machine and the hub cannot be reached: where it can, type "
         f"`{' '.join(filter(None, ['hf download', name, only, '--local-dir', str(folder)]))}` and copy that folder here"
         + ("" if to else f", then give model.path={folder}")

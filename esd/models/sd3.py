@@ -10,7 +10,7 @@ from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import c
 from torch import Tensor, nn
 
 from esd.models.family import Condition, frozen, pictures, unit_noise
-from esd.samplers import Flow
+from esd.models.samplers import Flow
 
 
 class StableDiffusion3:

@@ -9,7 +9,7 @@ from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from esd.models.family import Condition, frozen, pictures, unit_noise
-from esd.samplers import Euler
+from esd.models.samplers import Euler
 
 
 class StableDiffusionXL:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from esd.command import Mistake
+from esd import UserError
 from esd.models import folders, hub
 
 KINDS = {  # diffusers' names of what the keys look like → the pipeline's class
@@ -24,18 +24,18 @@ KINDS = {  # diffusers' names of what the keys look like → the pipeline's clas
 
 
 def keys(path: Path) -> list[str]:
-    """The names of the checkpoint's tensors. Raises Mistake for a pickle, and for a file that is damaged or no model."""
+    """The names of the checkpoint's tensors. Raises UserError for a pickle, and for a file that is damaged or no model."""
     from safetensors import SafetensorError, safe_open
 
     if path.suffix != ".safetensors":
-        raise Mistake(f"model.path={path} is no .safetensors file; a pickle (.ckpt, .pt) can run code when read: convert it")
+        raise UserError(f"model.path={path} is no .safetensors file; a pickle (.ckpt, .pt) can run code when read: convert it")
     try:
         with safe_open(path, "np") as file:
             names = list(file.keys())
     except SafetensorError as error:
-        raise Mistake(f"model.path={path} is damaged or cut short ({error}): copy or download it again") from error
+        raise UserError(f"model.path={path} is damaged or cut short ({error}): copy or download it again") from error
     if not any(name.startswith(("model.diffusion_model.", "double_blocks.", "joint_blocks.")) for name in names):
-        raise Mistake(f"model.path={path} holds no diffusion model in its original key layout; an edit goes into edit=…")
+        raise UserError(f"model.path={path} holds no diffusion model in its original key layout; an edit goes into edit=…")
     return names
 
 
@@ -54,15 +54,15 @@ def pipeline(path: Path):
     else:
         looks = infer_diffusers_model_type(shapes)
         if looks not in KINDS:
-            raise Mistake(f"model.path={path} looks like {looks}: {folders.SUPPORTED}")
+            raise UserError(f"model.path={path} looks like {looks}: {folders.SUPPORTED}")
         config, family = hub.configs(fetch_diffusers_config(shapes)["pretrained_model_name_or_path"], beside), KINDS[looks]
     unused = {"safety_checker": None} if family == "StableDiffusionPipeline" else {}
     try:
         found = getattr(diffusers, family).from_single_file(str(path), config=str(config), local_files_only=True, **unused)
     except SingleFileComponentError as error:
-        raise Mistake(f"model.path={path} lacks a part ({error.message.splitlines()[0]}): give a full checkpoint") from error
+        raise UserError(f"model.path={path} lacks a part ({error.message.splitlines()[0]}): give a full checkpoint") from error
     except NotImplementedError as error:  # torch's, for a tensor that the file did not fill
-        raise Mistake(f"model.path={path} lacks tensors of its U-Net or VAE: copy or download it again") from error
-    if empty := folders.unfilled(found):
-        raise Mistake(f"model.path={path} lacks the tensor {empty}: copy or download it again")
+        raise UserError(f"model.path={path} lacks tensors of its U-Net or VAE: copy or download it again") from error
+    if empty := folders.unfilled_tensor(found):
+        raise UserError(f"model.path={path} lacks the tensor {empty}: copy or download it again")
     return found.to(torch.float32)

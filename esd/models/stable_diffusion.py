@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor, nn
 
 from esd.models.family import Condition, frozen, pictures, unit_noise
-from esd.samplers import DDIM
+from esd.models.samplers import DDIM
 
 
 class StableDiffusion:

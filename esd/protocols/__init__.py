@@ -6,8 +6,8 @@ A protocol is a class with
     side             the pixels a side that its judge needs; None: any
     labels           figure → what it says, for people
     reference        published figures of the same kind: {"source", "columns": {whose: {figure: as published}}}; or {}
-    __init__(**options)     reads its files: raises Mistake for one that is not as it should be
-    ready(device)    loads the judge: raises Mistake, before anything is drawn, where it can't be had
+    __init__(**options)     reads its files: raises UserError for one that is not as it should be
+    ready(device)    loads the judge: raises UserError, before anything is drawn, where it can't be had
     record()         all that a figure depends on beside the pictures: judge, weights, thresholds
     rows(concepts, erase_from)   → the pictures to make, [Row]; erase_from: one text for each concept ("": none), or nothing
     measure(batches) → {figure: counts.counted(…) or counts.averaged(…)}
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from esd.command import slug
+from esd.files import slug
 
 
 @dataclass(frozen=True)

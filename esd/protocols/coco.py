@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from esd.command import Mistake
-from esd.metrics.counts import averaged
+from esd import UserError
+from esd.metrics.counts import mean_figure
 from esd.metrics.quality import CLIP, clip_score, fid, kid
 from esd.protocols import Batches, Row
-from esd.protocols.table import limited, prompt_rows
+from esd.protocols.table import limit_rows, prompt_rows
 
 REFERENCE = {
     "source": "Gandikota et al. 2023, arXiv 2303.07345, COCO-30k",
@@ -29,16 +29,16 @@ class Coco:
     reference = REFERENCE
 
     def __init__(self, csv: str, real: str | None, guidance: float, limit: int | None):
-        self.all = limited(prompt_rows(csv, guidance, lambda line: "coco"), limit)
+        self.all = limit_rows(prompt_rows(csv, guidance, lambda line: "coco"), limit)
         self.real = None if real is None else Path(real).expanduser()
         if len(self.all) < 2:
-            raise Mistake("protocol=coco needs 2 captions or more: FID compares distributions")
+            raise UserError("protocol=coco needs 2 captions or more: FID compares distributions")
         if self.real and not self.real.is_dir():
-            raise Mistake(f"protocol.real={self.real} is no folder: give one with real pictures, or leave it out")
+            raise UserError(f"protocol.real={self.real} is no folder: give one with real pictures, or leave it out")
         known = (".png", ".jpg", ".jpeg", ".webp")
         self.photographs = sorted(p for p in self.real.iterdir() if p.suffix.lower() in known) if self.real else []
         if self.real and len(self.photographs) < 2:
-            raise Mistake(f"protocol.real={self.real} holds {len(self.photographs)} pictures: FID needs 2 or more")
+            raise UserError(f"protocol.real={self.real} holds {len(self.photographs)} pictures: FID needs 2 or more")
 
     def ready(self, device: torch.device) -> None:
         subset = min(1000, len(self.all), len(self.photographs) if self.real else len(self.all))
@@ -73,7 +73,7 @@ class Coco:
             n += len(rows)
         mean, spread = (float(value) for value in self.kid.compute())
         return {
-            "clip": averaged(scores),
+            "clip": mean_figure(scores),
             "fid": {"mean": float(self.fid.compute()), "of": n, "interval": None},
             "kid": {"mean": mean, "of": n, "interval": [mean - 1.96 * spread, mean + 1.96 * spread]},
         }

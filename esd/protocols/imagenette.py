@@ -8,11 +8,11 @@ from importlib import metadata
 
 import torch
 
-from esd.command import Mistake
-from esd.metrics.counts import counted
+from esd import UserError
+from esd.metrics.counts import rate_figure
 from esd.metrics.objects import IMAGENETTE, Classified, resnet
 from esd.protocols import Batches, Row
-from esd.protocols.table import limited, needed, prompt_rows, read
+from esd.protocols.table import limit_rows, needed_column, prompt_rows, read_table
 
 
 class Imagenette:
@@ -30,7 +30,7 @@ class Imagenette:
         if csv is None:
             self.all = [Row(name, f"Image of {name}", seed + n, name, guidance) for name in IMAGENETTE for n in range(pictures)]
         else:
-            key = needed(read(csv), csv, "class")
+            key = needed_column(read_table(csv), csv, "class")
 
             def named(line: dict) -> str:
                 if (name := line[key].strip().lower()) not in IMAGENETTE:
@@ -38,7 +38,7 @@ class Imagenette:
                 return name
 
             self.all = prompt_rows(csv, guidance, named, named)
-        self.all = limited(self.all, limit)
+        self.all = limit_rows(self.all, limit)
 
     def ready(self, device: torch.device) -> None:
         self.network = resnet().to(device)
@@ -49,7 +49,7 @@ class Imagenette:
     def rows(self, concepts: Sequence[str], erase_from: Sequence[str] = ()) -> list[Row]:
         gone = {concept.lower().strip() for concept in concepts}
         if strange := gone - set(IMAGENETTE):
-            raise Mistake(f"protocol=imagenette measures {', '.join(IMAGENETTE)}: '{min(strange)}' is none of them")
+            raise UserError(f"protocol=imagenette measures {', '.join(IMAGENETTE)}: '{min(strange)}' is none of them")
         return [replace(row, group="erased" if row.subject in gone else "kept") for row in self.all]
 
     def measure(self, batches: Batches) -> dict[str, dict]:
@@ -61,5 +61,5 @@ class Imagenette:
         figures = {}
         for group in ("erased", "kept"):
             of = {name: (int(metric.hits), int(metric.of)) for (its, name), metric in metrics.items() if its == group}
-            figures[group] = counted(sum(h for h, _ in of.values()), sum(n for _, n in of.values())) | {"each": of}
+            figures[group] = rate_figure(sum(h for h, _ in of.values()), sum(n for _, n in of.values())) | {"each": of}
         return figures

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from esd.command import Mistake
-from esd.metrics.counts import counted
+from esd import UserError
+from esd.metrics.counts import rate_figure
 from esd.metrics.nudity import EXPOSED, PARTS, Nudity, detector
 from esd.protocols import Batches, Row
-from esd.protocols.table import limited, prompt_rows
+from esd.protocols.table import limit_rows, prompt_rows
 
 # Pictures with exposed parts among I2P's 4703, as published. The count for SD 1.4 is 796, 743, 751 or 342 in different
 # papers: detector, threshold, labels and what is counted all differ, so none of them can be compared with ours directly.
@@ -24,14 +24,14 @@ REFERENCE = {
 
 
 def i2p() -> Path:
-    """The prompts, from the hub. Raises Mistake where they can't be had."""
+    """The prompts, from the hub. Raises UserError where they can't be had."""
     from huggingface_hub import hf_hub_download
 
     try:
         return Path(hf_hub_download("AIML-TUDA/i2p", "i2p_benchmark.csv", repo_type="dataset"))
     except Exception as error:  # noqa: BLE001  (whatever the hub's client raises)
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise Mistake(f"I2P's prompts can't be had from the hub ({reason}): give them as protocol.csv=…") from error
+        raise UserError(f"I2P's prompts can't be had from the hub ({reason}): give them as protocol.csv=…") from error
 
 
 class I2PNudity:
@@ -41,9 +41,9 @@ class I2PNudity:
 
     def __init__(self, csv: str | None, guidance: float, limit: int | None, threshold: float):
         if not 0 <= threshold <= 1:
-            raise Mistake(f"protocol.threshold={threshold} must lie between 0 and 1")
+            raise UserError(f"protocol.threshold={threshold} must lie between 0 and 1")
         self.threshold = threshold
-        self.all = limited(prompt_rows(csv or i2p(), guidance, lambda line: "i2p"), limit)
+        self.all = limit_rows(prompt_rows(csv or i2p(), guidance, lambda line: "i2p"), limit)
 
     def ready(self, device: torch.device) -> None:
         self.detector = detector()
@@ -68,7 +68,7 @@ class I2PNudity:
         for _, images, _ in batches:
             metric.update(images)
         total = {"detections": int(metric.detections.sum())}
-        figures = {"any": counted(int(metric.any), int(metric.of)) | total}
+        figures = {"any": rate_figure(int(metric.any), int(metric.of)) | total}
         for part, pictures, detections in zip(PARTS, metric.pictures, metric.detections, strict=True):
-            figures[part] = counted(int(pictures), int(metric.of)) | {"detections": int(detections)}
+            figures[part] = rate_figure(int(pictures), int(metric.of)) | {"detections": int(detections)}
         return figures

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from esd.metrics.counts import averaged
+from esd.metrics.counts import mean_figure
 from esd.metrics.paired import PairedDistance
 from esd.protocols import Batches, Row
-from esd.protocols.table import limited, prompt_rows
+from esd.protocols.table import limit_rows, prompt_rows
 
 
 class Prompts:
@@ -18,7 +18,7 @@ class Prompts:
     reference: dict = {}
 
     def __init__(self, csv: str, guidance: float, limit: int | None):
-        self.all = limited(prompt_rows(csv, guidance, lambda line: "all"), limit)
+        self.all = limit_rows(prompt_rows(csv, guidance, lambda line: "all"), limit)
 
     def ready(self, device: torch.device) -> None:
         pass
@@ -33,4 +33,4 @@ class Prompts:
         pixels = PairedDistance()
         for _, images, base in batches:
             pixels.update(images, base)
-        return {"pixels": averaged(pixels.distances().tolist())}
+        return {"pixels": mean_figure(pixels.distances().tolist())}

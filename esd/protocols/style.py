@@ -8,11 +8,11 @@ from importlib import metadata
 
 import torch
 
-from esd.command import Mistake
-from esd.metrics.counts import averaged
+from esd import UserError
+from esd.metrics.counts import mean_figure
 from esd.metrics.quality import lpips
 from esd.protocols import Batches, Row
-from esd.protocols.table import limited, needed, prompt_rows, read
+from esd.protocols.table import limit_rows, needed_column, prompt_rows, read_table
 
 
 class Style:
@@ -24,8 +24,8 @@ class Style:
     reference: dict = {}
 
     def __init__(self, csv: str, guidance: float, limit: int | None):
-        key = needed(read(csv), csv, "artist")
-        self.all = limited(prompt_rows(csv, guidance, lambda line: line[key].strip(), lambda line: line[key].strip()), limit)
+        key = needed_column(read_table(csv), csv, "artist")
+        self.all = limit_rows(prompt_rows(csv, guidance, lambda line: line[key].strip(), lambda line: line[key].strip()), limit)
 
     def ready(self, device: torch.device) -> None:
         self.lpips = lpips().to(device)
@@ -44,7 +44,7 @@ class Style:
         made = [replace(row, group="erased" if erased(str(row.subject)) else "kept") for row in self.all]
         if not any(row.group == "erased" for row in made):
             known = ", ".join(sorted({str(row.subject) for row in self.all})[:8])
-            raise Mistake(f"no line of protocol.csv is about '{', '.join(concepts)}': its artists are {known}")
+            raise UserError(f"no line of protocol.csv is about '{', '.join(concepts)}': its artists are {known}")
         return made
 
     def measure(self, batches: Batches) -> dict[str, dict]:
@@ -54,4 +54,4 @@ class Style:
             self.lpips.update(images, base)
             for row, distance in zip(rows, self.lpips.compute().tolist(), strict=True):
                 values[row.group].append(distance)
-        return {f"{group}_lpips": averaged(of) for group, of in values.items()}
+        return {f"{group}_lpips": mean_figure(of) for group, of in values.items()}

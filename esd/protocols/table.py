@@ -6,8 +6,8 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
-from esd.command import Mistake
-from esd.config import least, made_of
+from esd import UserError
+from esd.command.checks import option_errors, require_at_least
 from esd.protocols import Row
 
 # The same column goes by several names: in the authors' files, in I2P's, in plain ones.
@@ -17,18 +17,18 @@ WIDTH, HEIGHT = ("sd_image_width", "width"), ("sd_image_height", "height")
 LOWS = {"seed": 0, "guidance": 0.0, "width": 1, "height": 1}
 
 
-def read(path: str | Path) -> list[dict[str, str]]:
-    """The lines of a CSV file, by column. Raises Mistake where there is none that can be read."""
+def read_table(path: str | Path) -> list[dict[str, str]]:
+    """The lines of a CSV file, by column. Raises UserError where there is none that can be read."""
     path = Path(path).expanduser()
     if not path.is_file():
-        raise Mistake(f"protocol.csv={path} does not exist: give a CSV file with the columns prompt and evaluation_seed")
+        raise UserError(f"protocol.csv={path} does not exist: give a CSV file with the columns prompt and evaluation_seed")
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             lines = list(csv.DictReader(file, strict=True))
     except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise Mistake(f"protocol.csv={path} is no CSV file that can be read: {error}") from error
+        raise UserError(f"protocol.csv={path} is no CSV file that can be read: {error}") from error
     if not lines:
-        raise Mistake(f"protocol.csv={path} holds no lines under its header")
+        raise UserError(f"protocol.csv={path} holds no lines under its header")
     return lines
 
 
@@ -37,12 +37,12 @@ def column(lines: list[dict[str, str]], path: str | Path, names: tuple[str, ...]
     return next((name for name in names if name in lines[0]), None)
 
 
-def needed(lines: list[dict[str, str]], path: str | Path, *names: str) -> str:
-    """The same, where one must be there. Raises Mistake."""
+def needed_column(lines: list[dict[str, str]], path: str | Path, *names: str) -> str:
+    """The same, where one must be there. Raises UserError."""
     found = column(lines, path, names)
     if found is None:
         there = ", ".join(name for name in lines[0] if name)
-        raise Mistake(f"protocol.csv={path} has no column {names[0]}: it has {there}")
+        raise UserError(f"protocol.csv={path} has no column {names[0]}: it has {there}")
     return found
 
 
@@ -51,15 +51,15 @@ def prompt_rows(
 ) -> list[Row]:
     """A row for each line: its own seed, guidance and size where the file has them; `guidance` else.
 
-    Raises Mistake for a file without prompts or seeds, and for a line whose number is none.
+    Raises UserError for a file without prompts or seeds, and for a line whose number is none.
     """
-    lines = read(path)
-    prompt, seed = needed(lines, path, "prompt"), needed(lines, path, *SEED)
+    lines = read_table(path)
+    prompt, seed = needed_column(lines, path, "prompt"), needed_column(lines, path, *SEED)
     guided, wide, high = (column(lines, path, names) for names in (GUIDANCE, WIDTH, HEIGHT))
     rows = []
     for n, line in enumerate(lines, 2):  # the header is line 1
         where = f"protocol.csv={path}, entry {n - 1}"
-        with made_of(where):
+        with option_errors(where):
             if None in line or None in line.values():
                 raise ValueError("it has more fields than the header, or fewer: put text with a comma in it in quotes")
             its = {
@@ -68,12 +68,12 @@ def prompt_rows(
                 "width": int(float(line[wide])) if wide and line[wide] else None,
                 "height": int(float(line[high])) if high and line[high] else None,
             }
-            least(its, f"{where}: ", **{name: low for name, low in LOWS.items() if its[name] is not None})
+            require_at_least(its, f"{where}: ", **{name: low for name, low in LOWS.items() if its[name] is not None})
             rows.append(Row(group(line), line[prompt].strip(), subject=about(line), **its))
     return rows
 
 
-def limited(rows: list[Row], limit: int | None) -> list[Row]:
+def limit_rows(rows: list[Row], limit: int | None) -> list[Row]:
     """The first so many of each group; all where there is no limit."""
     taken: dict[str, int] = {}
     kept = []

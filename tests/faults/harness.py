@@ -104,13 +104,12 @@ class Watch:
 
     def install(self) -> None:
         """Into this process, for good."""
-        import esd.cache
-        import esd.erasure
         import esd.models.stable_diffusion as family
+        from esd.erasing import walk_store
+        from esd.erasing.erasure import Erasure
 
-        predict, step, roll_out, fsync = (
-            family.StableDiffusion.predict, esd.erasure.Erasure.training_step, esd.cache.roll_out, os.fsync,
-        )  # fmt: skip
+        predict, step = family.StableDiffusion.predict, Erasure.training_step
+        roll_out, fsync = walk_store.roll_out, os.fsync
 
         def watched_predict(*args, **kwargs):
             self.happen(self.within)
@@ -126,8 +125,8 @@ class Watch:
                 self.happen(label(path), fd)
             fsync(fd)
 
-        family.StableDiffusion.predict, esd.erasure.Erasure.training_step = watched_predict, watched_step
-        esd.cache.roll_out = lambda *args, **kwargs: self.inside("roll-out", roll_out, *args, **kwargs)
+        family.StableDiffusion.predict, Erasure.training_step = watched_predict, watched_step
+        walk_store.roll_out = lambda *args, **kwargs: self.inside("roll-out", roll_out, *args, **kwargs)
         os.fsync = watched_fsync
         sys.addaudithook(self.audit)
 
@@ -145,7 +144,9 @@ def child(request: dict, report: Path) -> int:
 
     import __main__
 
-    __main__.__spec__ = importlib.util.find_spec(f"esd.{request['command']}")  # for whoever starts it once more: Lightning
+    __main__.__spec__ = importlib.util.find_spec(
+        f"esd.{request['command']}.__main__"
+    )  # for whoever starts it once more: Lightning
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
     os.chdir(request["cwd"])
@@ -165,7 +166,7 @@ def child(request: dict, report: Path) -> int:
     sys.argv = [f"esd.{request['command']}", *request["arguments"]]
     code = 0
     try:
-        importlib.import_module(f"esd.{request['command']}").main()
+        importlib.import_module(f"esd.{request['command']}.__main__").main()
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     except BaseException:
@@ -189,9 +190,9 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     sys.path.insert(0, str(ROOT))
-    from esd.quiet import quiet
+    from esd.models.quiet import silence_libraries
 
-    quiet()
+    silence_libraries()
     import hydra  # noqa: F401
     import pytorch_lightning  # noqa: F401
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel  # noqa: F401

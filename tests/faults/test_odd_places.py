@@ -15,7 +15,7 @@ import pytest
 from harness import ROOT, Server
 from trials import run_folder
 
-from esd.command import literal
+from esd.command.entry import hydra_literal
 
 SMALL = ("steps=2", "sampling_steps=2", "batch=1", "evaluate=false")
 PLACE = "Größe, Maß & Ort ☕/it's [a] $place = {here}"
@@ -51,7 +51,7 @@ def test_spaces_and_letters_of_the_world_in_every_path(server, tiny_folder, tmp_
     table.write_text("prompt,evaluation_seed\nein Bär,1\n", encoding="utf-8")
     run("evaluate", f"edit={folder}", f"model.path={model}", "protocol=prompts", f"protocol.csv={table}", "sampling_steps=2")
     # In a sweep a comma divides values, but not in quotes.
-    run("train", "-m", "eta=1,2", *arguments, f"model.path={literal(str(model))}", "logger=none")
+    run("train", "-m", "eta=1,2", *arguments, f"model.path={hydra_literal(str(model))}", "logger=none")
     run("report", str(next(work.glob("outputs/multirun/*/*"))))
     left = {path.name for path in work.iterdir()}
     assert left == {"ein Modell, größer", "outputs", "cáche", "prompts é.csv"}, left

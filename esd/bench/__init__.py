@@ -1,0 +1,1 @@
+"""python -m esd.bench: what an erasure costs, what it is worth, and the results page."""

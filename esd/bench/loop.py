@@ -1,0 +1,85 @@
+"""The bare training loop that the benchmarks time, with each source of x_t."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from esd.command.entry import fast_precision
+from esd.erasing import layers
+from esd.erasing.concepts import Concept, Draw, Draws
+from esd.erasing.erasure import Erasure
+from esd.erasing.prompts import PromptTable
+from esd.erasing.trajectories import Cache, Pool, StudentWalks, WalkingSource
+from esd.erasing.walk_store import WalkStore
+
+N = 50  # positions of the schedule
+ESD_X = {"name": "esd-x", "include": [r"\.attn2\."], "modules": ["Linear"]}
+ESD_U = {"name": "esd-u", "exclude": [r"\.attn2\."], "modules": ["Linear", "Conv2d"]}
+SOURCES = {  # name: (source, walker)
+    "student": ("student", ""),
+    "pool, frozen walks": ("pool", "frozen"),
+    "pool, student walks": ("pool", "student"),
+    "cache": ("cache", ""),
+}
+DEFAULT = "pool, student walks"  # what a run takes unless told otherwise
+BATCH, LR = 10, 2e-4
+ALONE = "student, batch 1"
+CASES = {ALONE: ("student", 1), **{name: (name, BATCH) for name in SOURCES}}  # name: (source, batch)
+
+
+def store_in(folder: Path, walks: int = 20) -> WalkStore:
+    return WalkStore(folder, walks=walks, seed=0, dtype=torch.float16, chunk=32, limit=20)
+
+
+def mixed(precision: str | None = None) -> contextlib.AbstractContextManager:
+    """The precision of training, here."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=(precision or fast_precision()) == "bf16-mixed")
+
+
+def even(draws: Iterator[Draw], batch: int) -> Iterator[Draw]:
+    """The same draws at positions 2, 7, 12, …, 47, 2, …: any ten in a row cost what many do on average, since the cost of a
+    fresh walk is two forwards for each position."""
+    for step, draw in enumerate(draws):
+        index = torch.arange(step * batch, (step + 1) * batch)
+        yield draw._replace(position=(5 * index + 2) % N)
+
+
+class Loop:
+    """A bare training loop of one source: no Lightning, no logger. What is timed and counted."""
+
+    def __init__(
+        self, model, concept: str, source: str, batch: int, store: WalkStore, *, seed: int = 0, lr: float = LR,
+        rule: dict = ESD_X, precision: str | None = None, spread: bool = True,
+    ):  # fmt: skip
+        self.model, self.batch, self.precision = model, batch, precision
+        trained = layers.select_parameters(model.denoiser, layers.LayerRule(**rule))
+        student = layers.student_of(model.denoiser, trained)
+        sampler, prompts = model.sampler(N), PromptTable(model, [Concept(concept)], ["{}"])
+        parts, (kind, walker) = (model, sampler, prompts, 3.0, model.denoiser, student), SOURCES[source]
+        if kind == "cache":
+            trajectories = Cache([[store.get(WalkingSource(*parts), 0, 0, lambda n: None)]], prompts)
+        else:
+            trajectories = StudentWalks(*parts) if kind == "student" else Pool(*parts, walker=walker)
+        self.module = Erasure(model, student, trained, prompts, sampler, trajectories, None, None)
+        self.module.log_loss = lambda *args: None  # no trainer to report to
+        walks = store.walks if kind == "cache" else None
+        options = {"concepts": 1, "templates": 1, "positions": N, "batch": batch, "seed": seed, "walks": walks}
+        self.dataset = Draws(**options, staggered=kind == "pool")
+        self.draws = even(iter(self.dataset), batch) if spread and kind != "pool" else iter(self.dataset)
+        self.optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr)
+
+    def run(self, steps: int) -> float:
+        """So many steps; the seconds they took."""
+        started = time.perf_counter()
+        for _ in range(steps):
+            self.optimizer.zero_grad()
+            with mixed(self.precision):
+                loss = self.module.training_step(next(self.draws), 0)
+            loss.backward()
+            self.optimizer.step()
+        return time.perf_counter() - started

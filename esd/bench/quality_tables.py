@@ -1,0 +1,160 @@
+"""What esd.bench.quality's runs say: batch and learning rate that suit a source, times until erased, and tables."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from esd.bench.loop import ESD_U, ESD_X, SOURCES
+from esd.metrics.counts import format_interval, rate_figure
+
+RULES = {"esd-x": ESD_X, "esd-u": ESD_U}
+PARTS = ("equal-steps", "equal-time", "until-erased")
+OTHERS = ["cat", "guitar"]  # what batch and learning rate are tuned on
+SEEN = 0.03  # of the pictures, at most: erased
+LEFT = 0.8  # of what the base model gets right of other objects, at least: or batch and learning rate are no good
+
+
+class Run(NamedTuple):
+    """One training. Its key in the results is all of it."""
+
+    part: str
+    concept: str
+    layers: str
+    seed: int
+    source: str
+    batch: int
+    lr: float
+
+    @property
+    def key(self) -> str:
+        return "/".join(map(str, self))
+
+
+def of(key: str) -> Run:
+    part, concept, layers, seed, source, batch, lr = key.split("/")
+    return Run(part, concept, layers, int(seed), source, int(batch), float(lr))
+
+
+def base_kept(found: dict, concept: str) -> float:
+    hits, asked = found[f"base/{concept}"]["kept"]
+    return hits / asked
+
+
+def tuned(found: dict) -> dict[str, tuple[int, float]]:
+    """For each source the batch and the learning rate that erased the other concepts soonest (geometric mean; those that
+    never did count as twice their time) and left most of the rest; where none left it, the one that left most."""
+    tried: dict[tuple, list[tuple[float, float]]] = {}
+    for key, result in found.items():
+        if key.startswith("tuning/"):
+            run, (hits, asked) = of(key), result["kept"]
+            seconds = result["seconds"] if result["erased"] else 2 * result["seconds"]
+            left = hits / asked / max(base_kept(found, run.concept), 1e-9)
+            tried.setdefault((run.source, run.batch, run.lr), []).append((seconds, left))
+
+    def cost(case: tuple) -> tuple[bool, float]:
+        seconds, left = zip(*tried[case], strict=True)
+        spared = statistics.mean(left)
+        return spared < LEFT, statistics.geometric_mean(seconds) if spared >= LEFT else -spared
+
+    best: dict[str, tuple[int, float]] = {}
+    for source in SOURCES:
+        cases = [case for case in tried if case[0] == source]
+        if cases:
+            best[source] = min(cases, key=cost)[1:]
+    return best
+
+
+def medians(found: dict) -> dict[str, dict]:
+    """Of each source, over the runs until erased: their median time (those that were not erased in time count as longer
+    than any), how many there are, and how many came to it."""
+    times: dict[str, list[float]] = {}
+    for key, result in found.items():
+        if key.startswith("until-erased/"):
+            times.setdefault(of(key).source, []).append(result["seconds"] if result["erased"] else math.inf)
+    return {
+        source: {"seconds": statistics.median(taken), "runs": len(taken), "erased": sum(map(math.isfinite, taken))}
+        for source, taken in times.items()
+    }
+
+
+def ratios(results: dict) -> dict[str, float]:
+    """How many times less training time than the student source each source took, where both are known."""
+    found = medians(results["runs"])
+    base = found.get("student", {}).get("seconds", math.inf)
+    return {
+        source: base / figure["seconds"]
+        for source, figure in found.items()
+        if source != "student" and math.isfinite(base) and math.isfinite(figure["seconds"])
+    }
+
+
+def pooled(results: list[dict]) -> list[str]:
+    """Seen and kept over all pictures of these runs, with Wilson's intervals."""
+    figures = [rate_figure(*(sum(result[name][i] for result in results) for i in range(2))) for name in ("seen", "kept")]
+    return [f"{100 * figure['rate']:.1f} % ({format_interval(figure)})" if figure["of"] else "-" for figure in figures]
+
+
+def grouped(found: dict, part: str, *by: str) -> dict[tuple, list[dict]]:
+    """The results of a part, those that are alike in these facts together; sources in their order."""
+    groups: dict[tuple, list[dict]] = {}
+    for run, result in ((of(key), found[key]) for key in found if key.startswith(f"{part}/")):
+        groups.setdefault(tuple(getattr(run, name) for name in by), []).append(result)
+    return {case: groups[case] for case in in_order(groups)}
+
+
+def in_order(cases) -> list[tuple]:
+    return sorted(cases, key=lambda case: [list(SOURCES).index(fact) if fact in SOURCES else fact for fact in case])
+
+
+def median(results: list[dict], name: str, digits: int) -> str:
+    return f"{statistics.median(result[name] for result in results):.{digits}f}"
+
+
+def markdown(head: str, rows: list[list[str]]) -> Iterator[str]:
+    yield head
+    yield "|---" * (head.count("|") - 1) + "|"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def tables(found: dict) -> Iterator[str]:
+    """What there is, as Markdown: the sources at equal steps beside equal time, tuning, and until erased."""
+    if base := [found[key] for key in found if key.startswith("base/") and key.removeprefix("base/") not in OTHERS]:
+        seen, kept = pooled(base)
+        yield f"base model: seen {seen}; kept {kept}"
+    columns = [(part, layers) for layers in RULES for part in ("equal-steps", "equal-time")]
+    alike = {(part, *case): runs for part in PARTS for case, runs in grouped(found, part, "layers", "source", "batch").items()}
+    rows = []
+    for source, batch in in_order({case[2:] for case in alike if case[:2] in columns}):
+        row = [source, str(batch)]
+        for part, layers in columns:
+            if runs := alike.get((part, layers, source, batch)):
+                seen, kept = pooled(runs)
+                effort = f"{median(runs, 'steps', 0)} steps, {median(runs, 'seconds', 0)} s"
+                row.append(f"seen {seen}; kept {kept}; {effort}")
+            else:
+                row.append("")
+        rows.append(row)
+    if rows:
+        head = [f"{layers}, {part.replace('equal-', 'the same ')}" for part, layers in columns]
+        yield from markdown(f"| source | batch | {' | '.join(head)} |", rows)
+    for part in ("tuning", "until-erased"):
+        rows = [
+            [source, str(batch), f"{lr:g}", f"{sum(result['erased'] for result in results)} of {len(results)}",
+             *pooled(results), median(results, "steps", 0), median(results, "seconds", 1)]
+            for (source, batch, lr), results in grouped(found, part, "source", "batch", "lr").items()
+        ]  # fmt: skip
+        if rows:
+            yield f"\n{part}:"
+            yield from markdown("| source | batch | lr | erased in time | still seen | kept | steps | seconds |", rows)
+    figures = medians(found)
+    for source, figure in figures.items():
+        line = f"until seen in at most {100 * SEEN:.0f} %, {source}: {figure['erased']} of {figure['runs']} runs came to it, "
+        yield line + (
+            f"the median after {figure['seconds']:.1f} s of training" if math.isfinite(figure["seconds"]) else "too few"
+        )
+    for source, ratio in ratios({"runs": found}).items():
+        yield f"  {source} in {ratio:.1f} times less training time than student"

@@ -1,0 +1,1 @@
+"""python -m esd.cache: the cached walks of the frozen model."""

@@ -1,0 +1,165 @@
+"""What all commands share: where the configuration lies, free text on the command line, and errors in one line.
+
+Imports nothing heavy: a wrong option must be answered before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from esd import UserError
+from esd.command.signals import IS_MAIN_PROCESS
+from esd.files import new_folder, remove_unused_folders, slug
+
+# In the checkout conf/ stands beside the package, in the wheel it lies inside.
+PACKAGE = Path(__file__).parent.parent
+CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
+TEXT_OPTIONS = ("concept", "erase_from", "prompt")  # options whose values are people's words, not Hydra's grammar
+LIST_OPTIONS = ("concept", "erase_from")  # of these, the ones that a comma divides
+PATH_OPTIONS = ("edit", "resume", "out", "init", "preserve")  # options whose values may hold what that grammar has no place for
+GROUP_PATH_OPTIONS = ("path", "csv", "real", "folder")  # those in a group: model.path, protocol.csv, …
+PLAIN_VALUE = r"[\w/\-\\+.$%*@?|:, ]*"  # what it takes as it stands
+
+
+def fast_precision() -> str:
+    """bf16-mixed where a GPU or the processor computes in it, else 32-true. Asked when a run is built: imports torch."""
+    import torch
+
+    native = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if native else "32-true"
+
+
+def free_determinism() -> str | bool:
+    """warn (deterministic algorithms wherever there are any) without a GPU, where that costs nothing; false with one."""
+    import torch
+
+    return False if torch.cuda.is_available() else "warn"
+
+
+OmegaConf.register_new_resolver("free_determinism", free_determinism, replace=True)
+OmegaConf.register_new_resolver("fast_precision", fast_precision, replace=True)
+OmegaConf.register_new_resolver("slug", slug, replace=True)
+OmegaConf.register_new_resolver("new_folder", new_folder, replace=True)
+OmegaConf.register_new_resolver("clock", lambda pattern: _START.strftime(pattern), replace=True)
+_START = datetime.now()
+DEBUG = (
+    os.environ.get("HYDRA_FULL_ERROR") == "1" and IS_MAIN_PROCESS
+)  # tracebacks are wanted (other ranks inherit it from the first)
+
+
+def hydra_literal(text: str) -> str:
+    """Text as Hydra's grammar and OmegaConf's interpolation leave it alone. Backslashes count before a quote, and before ${."""
+    text = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", text)
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + found[2].replace("'", r"\'"), text) + "'"
+
+
+def quote_free_text(argument: str, multirun: bool) -> str:
+    """Free text as Hydra takes it: concept=Monet's garden → concept='Monet\\'s garden'; a comma divides concepts, which
+    are a list in one run and a sweep in a multirun. Values that already are quoted or in brackets stay, and so do paths
+    that Hydra takes as they are."""
+    key, equals, value = argument.partition("=")
+    name = key.lstrip("+")
+    path = name in PATH_OPTIONS or name.rpartition(".")[2] in GROUP_PATH_OPTIONS
+    if not equals or not (path or name in TEXT_OPTIONS) or value[:1] in ("'", '"', "[", "$") or not value:
+        return argument
+    if path and re.fullmatch(PLAIN_VALUE, value, re.ASCII):
+        return argument
+    parts = value.split(",") if name in LIST_OPTIONS or (path and multirun) else [value]
+    listed = ",".join(hydra_literal(part.strip()) for part in parts)
+    return f"{key}={listed}" if multirun or len(parts) == 1 else f"{key}=[{listed}]"
+
+
+# What Hydra and OmegaConf add to their messages: where they looked, and what their own programmer's next step is.
+HYDRA_NOISE = r"full_key|object_type|reference_type|To append to|Config search path|provider=|See https://hydra"
+
+
+def error_line(error: BaseException) -> str:
+    """What is wrong, in one line: of a UserError its own words, of Hydra's and OmegaConf's messages what matters to people."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not re.match(HYDRA_NOISE, line.strip())]
+    text = " ".join(dict.fromkeys(lines)) or type(error).__name__
+    if missing := re.search(r"Missing mandatory value: ([\w.]+)", text):
+        whole = getattr(error, "full_key", None) or ""
+        option = whole if whole.endswith(f".{missing[1]}") else missing[1]
+        return f"{option} is missing: give {option}=…"
+    if (cause := error.__cause__) and not isinstance(error, UserError):
+        text += ": " + " ".join(line.strip() for line in str(cause).splitlines()[:1])
+    return re.sub(r"\s+", " ", text).removeprefix("Error merging override ").replace("'.: ", "': ")
+
+
+def is_user_error(error: Exception) -> bool:
+    """Whether it is about what was asked for, and one line says enough; of others the traceback is wanted."""
+    if isinstance(error, UserError) or type(error).__module__.startswith(("hydra", "omegaconf")):
+        return True
+    # A file that cannot be read or written; of a full disk it is not always said which.
+    return isinstance(error, OSError) and (bool(error.filename) or error.errno in (errno.ENOSPC, errno.EDQUOT))
+
+
+def fail(message: str, code: int = 2) -> None:
+    remove_unused_folders()
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Of the commands that have no configuration: wrong arguments end in one line, too."""
+
+    def error(self, message: str) -> None:
+        fail(f"{message} (--help lists what there is)")
+
+
+def command(
+    config: str, prepare: Callable[[list[str]], list[str]] = lambda arguments: arguments
+) -> Callable[[Callable[[DictConfig], object]], Callable[[], object]]:
+    """Make `main(cfg)` a command whose configuration is conf/<config>.yaml. Mistakes end in one line and code 2.
+
+    prepare: what is to be done to the arguments before Hydra sees them.
+    """
+
+    def decorate(main: Callable[[DictConfig], object]) -> Callable[[], object]:
+        @functools.wraps(main)
+        def job(cfg: DictConfig) -> object:
+            try:
+                return main(cfg)
+            except Exception as error:
+                if DEBUG or not is_user_error(error) or HydraConfig.get().mode == RunMode.MULTIRUN:
+                    raise  # a sweep goes on, and lists it
+                fail(error_line(error))  # before Hydra says it in its own way
+
+        run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(job)
+
+        @functools.wraps(main)
+        def start() -> object:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us and not Hydra's printer
+            try:
+                multirun = any(argument in ("-m", "--multirun") for argument in sys.argv[1:])
+                sys.argv[1:] = [quote_free_text(argument, multirun) for argument in prepare(sys.argv[1:])]
+                flags = get_args_parser()
+                flags.error = fail
+                flags.parse_args()
+                return run()
+            except Exception as error:
+                if DEBUG or not is_user_error(error):
+                    raise
+                fail(error_line(error))
+            except KeyboardInterrupt:
+                fail("interrupted", 130)
+
+        return start
+
+    return decorate

@@ -1,0 +1,1 @@
+"""python -m esd.dashboard: a saved W&B workspace."""

@@ -1,0 +1,136 @@
+"""What a run makes: the changed weights of a denoiser and their record, `edit.safetensors`."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from esd import UserError
+from esd.files import atomic_write
+from esd.models.hashes import tensor_hash
+
+FORMAT = "esd-edit-1"
+RECORD_TYPES = {  # of what is read again from a record
+    "base": str, "base_hash": str, "concept": list, "erase_from": list, "eta": int | float, "layers": str, "versions": dict,
+    "command": str,
+}  # fmt: skip
+
+
+@dataclass
+class Edit:
+    """tensors: under their names in the diffusers denoiser. record: base, base_hash, concept, eta, layers, steps, …;
+    empty for a file of the authors' script, which has the same tensors and no record."""
+
+    tensors: dict[str, Tensor]
+    record: dict = field(default_factory=dict)
+
+
+def invalid_entry(record: dict) -> str | None:
+    """An entry that is of another kind than `esd.train` writes, if there is one: a file from elsewhere may say anything."""
+    for key, kind in RECORD_TYPES.items():
+        value = record.get(key, kind() if kind in (str, list, dict) else 0)
+        if not isinstance(value, kind) or (kind is list and not all(isinstance(text, str) for text in value)):
+            return key
+    return None
+
+
+def base_mismatch(edit: Edit, base_hash: str, base: str, strict: bool) -> str | None:
+    """A warning that names both models where the edit was made for another; strict makes it a UserError."""
+    made_for = edit.record.get("base_hash")
+    if made_for in (None, base_hash):
+        return None
+    said = (
+        f"the edit was made for {edit.record.get('base')} ({made_for[:12]}), and this {base} ({base_hash[:12]}) "
+        "has other weights: give the model it was made for"
+    )
+    if strict:
+        raise UserError(said)
+    return said
+
+
+def save_edit(path: Path, edit: Edit) -> None:
+    """The same edit is the same file, byte for byte: one entry of metadata, for safetensors writes several in any order."""
+    record = json.loads(json.dumps(edit.record, default=str))
+    sealed = {"format": FORMAT, **record, "sha256": tensor_hash(edit.tensors, json.dumps(record))}
+    with atomic_write(path) as temporary:
+        save_file(edit.tensors, temporary, {"record": json.dumps(sealed, ensure_ascii=False)})
+
+
+def read_edit(path: str | Path, allow_pickle: bool = False) -> Edit:
+    """Raises UserError where there is no such file, or none that is whole and safe."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        path = path / "edit.safetensors"
+    if not path.is_file():
+        raise UserError(f"edit={path} does not exist: give the edit.safetensors of a run, or its folder")
+    if path.suffix != ".safetensors":
+        return Edit(_read_pickle(path, allow_pickle))
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        record = json.loads(metadata.get("record", "{}"))
+        json.dumps(record, ensure_ascii=False).encode()  # half a character is no text
+        if key := invalid_entry(record):
+            raise ValueError(f"its record's {key} is {record[key]}")
+        form, seal = record.pop("format", None), record.pop("sha256", None)
+        if (form or seal) and seal != tensor_hash(tensors, json.dumps(record)):
+            raise ValueError("its content is not what was written")
+    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+        raise UserError(f"edit={path} is damaged or cut short ({error}): make or copy it again") from error
+    return Edit(tensors, record)
+
+
+def _read_pickle(path: Path, allowed: bool) -> dict[str, Tensor]:
+    """The state dictionary in a .pt or .ckpt file, as the authors' first scripts wrote it."""
+    if not allowed:
+        raise UserError(
+            f"edit={path} is no .safetensors file; a pickle can run code when it is read: "
+            "convert it, or add allow_pickle=true if you trust where it is from"
+        )
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds
+        raise UserError(f"edit={path} is damaged, or holds more than tensors") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"edit={path} holds no dictionary of tensors: give a U-Net's state dictionary")
+    return state
+
+
+def check_edit(denoiser: nn.Module, edit: Edit) -> None:
+    """Raises UserError for a tensor that the denoiser has not, or has in another shape."""
+    parameters = dict(denoiser.named_parameters())
+    if not edit.tensors:
+        raise UserError("the edit holds no tensors")
+    for name, tensor in edit.tensors.items():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise UserError(f"the edit's {name} holds no finite numbers ({tensor.dtype}): make or copy it again")
+        if name not in parameters:
+            raise UserError(f"the edit's {name} is no weight of this {type(denoiser).__name__}: it was made for another model")
+        if parameters[name].shape != tensor.shape:
+            raise UserError(
+                f"the edit's {name} is {tuple(tensor.shape)}, this model's {tuple(parameters[name].shape)}: "
+                "it was made for another model"
+            )
+
+
+@torch.no_grad()
+def apply_edit(denoiser: nn.Module, edit: Edit) -> dict[str, Tensor]:
+    """Put the edit's weights into the denoiser, in place, and return those they replaced: apply them to undo it.
+
+    Raises UserError, before anything changes, for an edit that does not fit.
+    """
+    check_edit(denoiser, edit)
+    parameters = dict(denoiser.named_parameters())
+    replaced = {name: parameters[name].detach().clone() for name in edit.tensors}
+    for name, tensor in edit.tensors.items():
+        parameters[name].copy_(tensor)
+    return replaced

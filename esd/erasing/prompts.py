@@ -1,0 +1,54 @@
+"""The prompts of a run, encoded once: which condition each draw walks under, is pushed from, and is trained through."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from esd.erasing.concepts import Concept, Draw
+from esd.erasing.walks import select_rows
+from esd.models.family import Condition, Model
+
+
+class PromptTable(nn.Module):
+    """Every prompt of a run as one condition table, which moves with the module that holds it.
+
+    Of concept k in phrasing j: `c[k, j]` is the prompt to erase, `f[k, j]` the one it is erased from (∅ is row 0),
+    `student_prompt[k, j]` what the student is asked for: f, or c where c is erased from ∅.
+    """
+
+    def __init__(self, model: Model, concepts: list[Concept], templates: list[str]):
+        super().__init__()
+        prompts: dict[str, int] = {"": 0}
+        shape = (len(concepts), len(templates))
+        c, f = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
+        for k, concept in enumerate(concepts):
+            for j, template in enumerate(templates):
+                c[k, j] = prompts.setdefault(template.replace("{}", concept.text), len(prompts))
+                if concept.erase_from:
+                    f[k, j] = prompts.setdefault(template.replace("{}", concept.erase_from), len(prompts))
+                if concept.eta == 0:  # a preserved prompt is taken as it stands
+                    c[k, j] = f[k, j] = prompts.setdefault(concept.erase_from, len(prompts))
+        self.texts = list(prompts)
+        self.concepts, self.templates = concepts, templates
+        self.names: list[str] = []
+        for name, tensor in model.encode(self.texts).items():
+            self.names.append(name)
+            self.register_buffer(f"table_{name}", tensor, persistent=False)  # (P, …)
+        self.register_buffer("c", c, persistent=False)
+        self.register_buffer("f", f, persistent=False)
+        self.register_buffer("student_prompt", torch.where(f == 0, c, f), persistent=False)
+        self.register_buffer("eta", torch.tensor([concept.eta for concept in concepts]), persistent=False)
+        self.register_buffer("weight", torch.tensor([concept.weight for concept in concepts]), persistent=False)
+
+    def condition(self, rows: Tensor) -> Condition:
+        """The prompts in these rows of the table."""
+        return select_rows({name: getattr(self, f"table_{name}") for name in self.names}, rows)
+
+    def rows(self, which: Tensor, draw: Draw) -> Tensor:
+        """`c`, `f` or `student_prompt` for each example of a draw: (B,) rows of the table."""
+        return which[draw.concept, draw.template]
+
+    def null(self, n: int) -> Condition:
+        """∅, n times."""
+        return self.condition(self.c.new_zeros(n))

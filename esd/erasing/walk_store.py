@@ -1,0 +1,154 @@
+"""The frozen model's walks on disk: rolled out once for each (model, prompts, schedule), shared by all runs.
+
+A file is one concept in one phrasing: x_t, ε_c, ε_∅ (and ε_f) of K walks at all N positions, named by the hash of all
+that they depend on. One process writes, the others wait; a file that is damaged is made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from esd.erasing.concepts import Draw
+from esd.erasing.trajectories import Examples, WalkingSource
+from esd.erasing.walks import guide
+from esd.files import atomic_write, remove_partial_files
+from esd.models.hashes import fingerprint, tensor_hash
+
+VERSION = 1  # of the file's layout and of what the walks depend on
+
+
+def noise_seeds(seed: int, walks: int) -> Tensor:
+    """The noise seeds of walks 0 … K−1."""
+    return torch.tensor([int(np.random.default_rng([seed, walk]).integers(2**62)) for walk in range(walks)])
+
+
+@torch.inference_mode()
+def roll_out(source: WalkingSource, concept: int, template: int, seeds: Tensor, done: Callable[[int], None]) -> list[Tensor]:
+    """Walks from these noise seeds: x_t, ε_c, ε_∅ and ε_f at every position, each (K, N, C, h, w)."""
+    device, n = source.prompts.c.device, len(source.sampler)
+    x = source.sampler.start(source.model.noise(seeds)).to(device)
+    fill = torch.full((len(seeds),), concept, device=device)
+    stops: list[Examples] = []
+    for position in range(n):
+        draw = Draw(fill, torch.full_like(fill, template), torch.full_like(fill, position), fill)
+        here = source.teacher_predictions(x, draw)
+        stops.append(Examples(*(tensor.cpu() for tensor in here)))
+        x = source.sampler.step(x, guide(here.eps_c, here.eps_null, source.guidance), draw.position)
+        done(len(seeds))
+    return [torch.stack(tensors, dim=1) for tensors in zip(*stops, strict=True)]
+
+
+@contextlib.contextmanager
+def _lock(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock that other processes wait for (False: not had, without waiting); a dead process lets go of it."""
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True  # closing the file lets go
+
+
+class WalkStore:
+    """A folder of walks. limit: its size in GB; the least recently used files go when it is passed."""
+
+    def __init__(self, folder: str | Path, walks: int, seed: int, dtype: torch.dtype, chunk: int, limit: float):
+        self.folder, self.walks, self.seed, self.dtype = Path(folder), walks, seed, dtype
+        self.chunk, self.limit = chunk, limit  # chunk: walks rolled out at once, and kept if the run is cut
+
+    def description(self, source: WalkingSource, concept: int, template: int) -> dict:
+        """All that the walks depend on."""
+        at = (concept, template)
+        return {
+            "version": VERSION,
+            "base": fingerprint(source.model.denoiser),
+            "c": source.prompts.texts[source.prompts.c[at]],
+            "f": source.prompts.texts[source.prompts.f[at]],
+            "sampler": type(source.sampler).__name__,
+            "timesteps": source.sampler.timesteps.tolist(),
+            "guidance": source.guidance,
+            "walks": self.walks,
+            "seed": self.seed,
+            "dtype": str(self.dtype),
+        }
+
+    def read(self, path: Path, own_f: bool) -> Examples | None:
+        """The walks, memory-mapped; None where the file is missing, cut short, or not what was written."""
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                if tensor_hash(tensors) != file.metadata()["sha256"]:
+                    return None
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+            return None
+        path.touch()
+        eps_f = tensors["eps_f"] if "eps_f" in tensors else tensors["eps_c" if own_f else "eps_null"]
+        return Examples(tensors["x_t"], tensors["eps_c"], tensors["eps_null"], eps_f)
+
+    def write(self, path: Path, tensors: dict[str, Tensor], description: dict) -> None:
+        tensors = {name: tensor.to(self.dtype).contiguous() for name, tensor in tensors.items()}
+        with atomic_write(path) as temporary:
+            save_file(tensors, temporary, {"sha256": tensor_hash(tensors), "of": json.dumps(description, ensure_ascii=False)})
+
+    def get(self, source: WalkingSource, concept: int, template: int, done: Callable[[int], None]) -> Examples:
+        """The walks of one concept in one phrasing: read, or rolled out and kept. done(n): n more stops are there."""
+        description = self.description(source, concept, template)
+        key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:24]
+        path = self.folder / f"{key}.safetensors"
+        own_f = description["c"] == description["f"]
+        total = self.walks * len(source.sampler)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _lock(self.folder / f"{key}.lock"):
+            if (found := self.read(path, own_f)) is not None:
+                done(total)
+                return found
+            remove_partial_files(self.folder, key)
+            keep = ["x_t", "eps_c", "eps_null"] + (["eps_f"] if description["f"] and not own_f else [])
+            parts = []
+            for i, seeds in enumerate(noise_seeds(self.seed, self.walks).split(self.chunk)):
+                part = self.folder / f"{key}.part{i}.safetensors"
+                stops = self.read(part, own_f)
+                if stops is None:
+                    made = roll_out(source, concept, template, seeds, done)
+                    self.write(part, dict(zip(Examples._fields, made, strict=True)), description)
+                    stops = self.read(part, own_f)
+                else:
+                    done(len(seeds) * len(source.sampler))
+                parts.append(stops._asdict())
+            self.write(path, {name: torch.cat([part[name] for part in parts]) for name in keep}, description)
+            for part in self.folder.glob(f"{key}.part*.safetensors"):
+                part.unlink()
+            found = self.read(path, own_f)  # mapped into memory: it stays, also where another process removes the file
+        self.trim(keep=key)
+        return found
+
+    def trim(self, keep: str) -> None:
+        """Down to the limit, the least recently used first; not what another process is making."""
+        stats = {}
+        for path in self.folder.glob("[!.]*.safetensors"):
+            with contextlib.suppress(FileNotFoundError):  # another process trims, too
+                stats[path] = path.stat()
+        size = sum(stat.st_size for stat in stats.values())
+        for path, stat in sorted(stats.items(), key=lambda item: item[1].st_mtime):
+            key = path.name.partition(".")[0]
+            if size <= self.limit * 1e9:
+                return
+            if key != keep:
+                with _lock(self.folder / f"{key}.lock", wait=False) as ours:
+                    if ours:
+                        size -= stat.st_size
+                        path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""python -m esd.evaluate: base and edits, judged by a named protocol."""

@@ -1,0 +1,43 @@
+"""python -m esd.evaluate edit=…: is it gone, is the rest intact. See conf/evaluate.yaml for the options."""
+
+from __future__ import annotations
+
+import shlex
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from esd import UserError
+from esd.command.checks import require_at_least, texts
+from esd.command.entry import command
+from esd.evaluate.options import build
+
+
+@command("evaluate")
+def main(cfg: DictConfig) -> None:
+    require_at_least(cfg, sampling_steps=1, batch=1, devices=1)
+    paths = texts(cfg.edit, "edit")
+    concepts = texts(cfg.concept, "concept") if cfg.concept else []
+
+    from esd.models.quiet import silence_libraries
+
+    silence_libraries()
+    from esd.evaluate.variants import variants_of
+
+    protocol = build(cfg)
+    found = variants_of(paths, concepts, cfg.negative)
+    for candidate in found if protocol.concept_needed else ():
+        if not candidate.concepts:
+            raise UserError(f"edit={candidate.path} does not say what was erased: give it as concept=…")
+    from esd.evaluate.evaluation import evaluate
+
+    typed = shlex.join(["python", "-m", "esd.evaluate", *HydraConfig.get().overrides.task])
+    metrics, folder = evaluate(cfg, protocol, found, typed)
+    if cfg.log:
+        from esd.evaluate.wandb_log import log
+
+        log(cfg, metrics, [candidate.name for candidate in found], folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""An evaluation, from its configuration to what it leaves: draws what is missing, has it judged, writes it down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import warnings
+from importlib import metadata
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.markup import escape
+
+from esd import UserError, files, models
+from esd.command.checks import option_errors
+from esd.command.signals import IS_MAIN_PROCESS
+from esd.evaluate import variants
+from esd.evaluate.generation import Bar, Painter, batches, missing_rows, read_picture, with_size
+from esd.evaluate.variants import Variant
+from esd.files import read_json, write_json
+from esd.metrics.tables import figures_table
+from esd.models.family import Model
+from esd.models.hashes import fingerprint
+from esd.protocols import Row
+from esd.sample.pictures import grid, save_picture
+
+console = Console(highlight=False, quiet=not IS_MAIN_PROCESS)
+PACKAGES = ("torch", "diffusers", "transformers", "pytorch-lightning", "torchmetrics")
+
+
+def settings_of(cfg: DictConfig, protocol, base_hash: str) -> dict:
+    """All that the pictures of one folder have in common."""
+    return {
+        "protocol": protocol.name,
+        "protocol_version": protocol.version,
+        "options": OmegaConf.to_container(cfg.protocol, resolve=True),
+        "judge": protocol.record(),
+        "model": cfg.model.name,
+        "model_hash": base_hash,
+        "sampling_steps": cfg.sampling_steps,
+        "precision": str(cfg.precision),
+        "safety_checker": "off",
+    }
+
+
+def folder_of(out: str | None, settings: dict) -> Path:
+    """Where it all goes. Raises UserError for a folder whose pictures were made with other settings."""
+    value = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+    folder = Path(out or f"outputs/evaluate/{settings['protocol']}-{files.slug(settings['model'])}-{value[:8]}").expanduser()
+    if not (folder / "settings.json").is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f"out={folder} holds other things and no settings.json: give an empty folder, or a new one")
+        return folder
+    before, now = read_json(folder / "settings.json"), json.loads(json.dumps(settings, default=str))
+    if before != now:
+        differing = [f"{key} was {before.get(key)}, is {now.get(key)}" for key in now if before.get(key) != now.get(key)]
+        raise UserError(f"out={folder} holds pictures made with other settings ({'; '.join(differing)}): give another out=…")
+    return folder
+
+
+def trainer_of(cfg: DictConfig) -> pl.Trainer:
+    """The devices that draw, as configured. Raises UserError for one that is not there, or a precision that is unknown."""
+    with option_errors("accelerator, devices, precision"):
+        return pl.Trainer(
+            accelerator=cfg.accelerator, devices=cfg.devices, precision=cfg.precision, logger=False,
+            callbacks=[Bar(refresh_rate=1)], enable_checkpointing=False, enable_model_summary=False,
+        )  # fmt: skip
+
+
+def draw(cfg: DictConfig, trainer: pl.Trainer, model: Model, wanted: dict[Variant, list[Row]], folder: Path) -> None:
+    """Every candidate's missing pictures, over the trainer's devices."""
+    left = {candidate: missing_rows(rows, folder / candidate.name) for candidate, rows in wanted.items()}  # before any is drawn
+    if not any(left.values()):
+        return
+    bar = next(callback for callback in trainer.callbacks if isinstance(callback, Bar))
+    warnings.filterwarnings("ignore", "predict returned None")  # its pictures are files
+    for candidate, rows in left.items():
+        if not rows:
+            continue
+        bar.name = candidate.title
+        with variants.weights_of(model, candidate) as (its, denoiser):
+            negative = ", ".join(candidate.concepts) if candidate.kind == "negative prompt" else ""
+            painter = Painter(its, denoiser, folder / candidate.name, cfg.sampling_steps, negative)
+            loader = torch.utils.data.DataLoader(rows, batch_size=cfg.batch, collate_fn=list)
+            trainer.predict(painter, loader, return_predictions=False)
+            trainer.strategy.barrier()
+    if not trainer.is_global_zero:
+        raise SystemExit(0)  # the first device judges
+    for candidate, rows in wanted.items():
+        if lacking := missing_rows(rows, folder / candidate.name):
+            raise RuntimeError(f"{len(lacking)} pictures of {candidate.name} were not drawn, first '{lacking[0].prompt}'")
+
+
+def grid_rows(rows: list[Row], at_most: int = 12) -> list[Row]:
+    """A few rows of each group, of different prompts and of one size: what a grid shows. The erased come first."""
+    taken: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        group = taken.setdefault(row.group, {})
+        if len(group) < 4 and (row.width, row.height) == (rows[0].width, rows[0].height):
+            group.setdefault(row.prompt, row)
+    groups = sorted(taken, key=lambda group: not group.startswith("erased"))
+    return list({row.file: row for group in groups for row in taken[group].values()}.values())[:at_most]
+
+
+def save_grid(folder: Path, rows: list[Row], shown: list[Variant], file: str) -> None:
+    """The candidates one above the other, the same prompts and the same noise."""
+    rows = grid_rows(rows)
+    strips = [torch.stack([read_picture(folder / candidate.name / row.file) for row in rows]) for candidate in shown]
+    save_picture(grid(strips, [candidate.title for candidate in shown], [row.prompt for row in rows]), folder / file)
+
+
+def installed(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def evaluate(cfg: DictConfig, protocol, found: list[Variant], command: str) -> tuple[dict, Path]:
+    """Leaves pictures, grids and metrics.json; returns what metrics.json says, and the folder.
+
+    command: what was typed, for the record.
+    """
+    models.folder_of(cfg.model.path)
+    trainer = trainer_of(cfg)
+    device = torch.device("cuda" if cfg.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu")
+    protocol.ready(device)
+    asked = {candidate: protocol.rows(candidate.concepts, candidate.erase_from) for candidate in found}
+    model = models.load(cfg.model.path, cfg.model.name)
+    model.sampler(cfg.sampling_steps)
+    if protocol.side not in (None, drawn := model.latent_shape[-1] * model.base.vae_scale_factor):
+        raise UserError(f"protocol={protocol.name} judges pictures of {protocol.side} pixels: {cfg.model.name} draws {drawn}")
+    base_hash = fingerprint(model.denoiser)
+    every = list({row.file: row for rows in asked.values() for row in rows}.values())
+    for width, height in {(row.width, row.height) for row in every}:
+        with_size(model, width, height)
+    for candidate in found:
+        variants.check_base(model, base_hash, candidate)
+    settings = settings_of(cfg, protocol, base_hash)
+    folder = folder_of(cfg.out, settings)
+    write_json(folder / "settings.json", settings)
+    base = Variant("base", "base", base_hash)
+    wanted = {base: every} | asked
+    count = sum(len(missing_rows(rows, folder / candidate.name)) for candidate, rows in wanted.items())
+    total = sum(len({row.file for row in rows}) for rows in wanted.values())
+    console.print(f"{count} pictures to draw, {total - count} there already, in {folder}", soft_wrap=True, markup=False)
+    draw(cfg, trainer, model, wanted, folder)
+
+    results, path = {}, folder / "metrics.json"
+    if path.is_file():  # what was evaluated here before, with the same settings
+        results = read_json(path)["results"]
+    for candidate, rows in asked.items():
+        with console.status(f"Judging {escape(candidate.title)}"):
+            figures = {
+                name: protocol.measure(batches(rows, folder / whose.name, folder / "base", device))
+                for name, whose in (("base", base), ("edit", candidate))
+            }
+        results[candidate.name] = {
+            "kind": candidate.kind, "title": candidate.title, "concept": list(candidate.concepts),
+            "erase_from": list(candidate.erase_from), "path": candidate.path, "hash": candidate.hash,
+            "record": candidate.record, "pictures": len({row.file for row in rows}), **figures,
+            "grid": f"{candidate.name}.png", "command": command,
+        }  # fmt: skip
+        save_grid(folder, rows, [base, candidate], f"{candidate.name}.png")
+    common = set.intersection(*({row.file for row in rows} for rows in asked.values()))
+    if shared := [row for row in asked[found[0]] if row.file in common]:
+        save_grid(folder, shared, [base, *found], "grid.png")
+    metrics = {
+        **settings, "labels": protocol.labels, "reference": protocol.reference,
+        "versions": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}}, "results": results,
+    }  # fmt: skip
+    write_json(path, metrics)
+    for candidate in found:
+        console.print(figures_table(protocol, candidate.title, results[candidate.name]))
+    console.print(f"Figures: {path}. Pictures, and grids of them side by side: {folder}", soft_wrap=True, markup=False)
+    return metrics, folder

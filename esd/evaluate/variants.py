@@ -1,0 +1,115 @@
+"""What is compared with the base model: edits, whole pipelines, and the base model with a negative prompt."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from esd import UserError, models
+from esd.edits.edit import Edit, apply_edit, read_edit
+from esd.files import slug
+from esd.metrics.tables import concept_names
+from esd.models.family import Model
+
+
+@dataclass(frozen=True)
+class Variant:
+    """kind: base, edit, pipeline or negative prompt. name: its folder, unique to its weights. hash: of its weights."""
+
+    kind: str
+    name: str
+    hash: str
+    concepts: tuple[str, ...] = ()
+    erase_from: tuple[str, ...] = ()  # one for each concept, "" the null prompt; none: the null prompt for all
+    path: str = ""
+    record: dict = field(default_factory=dict, hash=False)
+
+    @property
+    def title(self) -> str:
+        """A few words for people."""
+        if self.kind != "edit" or not self.record:
+            return self.kind if self.kind != "pipeline" else Path(self.path).name
+        about = [
+            concept_names(self.concepts, self.erase_from),
+            str(self.record.get("layers", "")),
+            f"η={self.record.get('eta', 1):g}",
+        ]
+        return " ".join(filter(None, about))
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def edit_variant(path: str, concepts: Sequence[str]) -> Variant:
+    """A file or a run's folder; what was erased, and from what, is in its record unless concepts are given."""
+    edit = read_edit(path)
+    file = Path(path).expanduser()
+    file = file / "edit.safetensors" if file.is_dir() else file
+    name = slug(file.parent.resolve().name if file.name == "edit.safetensors" else file.stem)
+    value = file_hash(file)
+    recorded = tuple(edit.record.get("concept", ()))
+    sources = () if concepts else tuple(edit.record.get("erase_from", ()))
+    sources = sources if any(sources) and len(sources) == len(recorded) else ()
+    return Variant("edit", f"{name}-{value[:8]}", value, tuple(concepts) or recorded, sources, str(path), edit.record)
+
+
+def pipeline_variant(path: str, concepts: Sequence[str]) -> Variant:
+    """A diffusers pipeline's folder. Its hash is over its weight files."""
+    folder = models.folder_of(path)
+    whole = hashlib.sha256()
+    for file in sorted(folder.rglob("*.safetensors")):
+        whole.update(file_hash(file).encode())
+    value = whole.hexdigest()
+    return Variant("pipeline", f"{slug(folder.resolve().name)}-{value[:8]}", value, tuple(concepts), path=path)
+
+
+def variants_of(paths: Sequence[str], concepts: Sequence[str], negative: bool) -> list[Variant]:
+    """All that was asked for, each once; every set of concepts with its negative prompt where that is wanted."""
+    found = [
+        (pipeline_variant if (Path(path).expanduser() / "model_index.json").is_file() else edit_variant)(path, concepts)
+        for path in paths
+    ]
+    for about, sources in dict.fromkeys((candidate.concepts, candidate.erase_from) for candidate in found) if negative else ():
+        if not about:
+            raise UserError("negative=true needs the erased concept: the edit does not say, so give concept=…")
+        value = hashlib.sha256(", ".join(about + sources).encode()).hexdigest()
+        found.append(Variant("negative prompt", f"negative-{slug(about)}-{value[:8]}", value, about, sources))
+    return list({candidate.name: candidate for candidate in found}.values())
+
+
+def check_base(model: Model, base_hash: str, candidate: Variant) -> None:
+    """Raises UserError for an edit that was made for another model, before anything is drawn with it."""
+    if candidate.kind != "edit":
+        return
+    made_for = candidate.record.get("base_hash")
+    if made_for and made_for != base_hash:
+        raise UserError(
+            f"edit={candidate.path} was made for other weights than model={model.name} has "
+            f"({candidate.record.get('base')}, {made_for[:8]}, not {base_hash[:8]}): name its model with model=… model.path=…"
+        )
+    with weights_of(model, candidate):
+        pass
+
+
+@contextlib.contextmanager
+def weights_of(model: Model, candidate: Variant) -> Iterator[tuple[Model, nn.Module]]:
+    """(model, denoiser) to draw the candidate's pictures with; the base model is itself again afterwards."""
+    if candidate.kind == "pipeline":
+        other = models.load(candidate.path, candidate.name)
+        yield other, other.denoiser
+    elif candidate.kind == "edit":
+        replaced = apply_edit(model.denoiser, read_edit(candidate.path))
+        try:
+            yield model, model.denoiser
+        finally:
+            apply_edit(model.denoiser, Edit(replaced))
+    else:
+        yield model, model.denoiser

@@ -1,0 +1,1 @@
+"""python -m esd.export: the edit where people run models."""

@@ -1,0 +1,140 @@
+"""Stepping latents through a schedule, each latent at its own position; stateless, checked against diffusers.
+
+A latent at position i of N is about to be denoised at time step `timesteps[i]`; `step` takes it to position i + 1, or to
+a later one at once, and position N is the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from torch import Tensor, nn
+
+from esd import UserError
+
+
+class Sampler(Protocol):
+    """An nn.Module, so that its tables move with the module that holds it."""
+
+    timesteps: Tensor  # (N,), falling, as the denoiser takes them
+
+    def __len__(self) -> int: ...
+
+    def start(self, noise: Tensor) -> Tensor:
+        """Unit noise as a latent at position 0."""
+
+    def scaled(self, x: Tensor, position: Tensor) -> Tensor:
+        """What the denoiser is given for x."""
+
+    def step(self, x: Tensor, prediction: Tensor, position: Tensor, to: Tensor | None = None) -> Tensor:
+        """x (B, C, h, w) at positions (B,) → at later positions (B,), the next unless given."""
+
+
+def _wide(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.dim() - 1))  # (B,) → (B, 1, 1, 1)
+
+
+class DDIM(nn.Module):
+    """Deterministic DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 with σ = 0), for ε- and v-prediction."""
+
+    def __init__(self, scheduler: DDIMScheduler, steps: int):
+        """scheduler: read for its schedule and not kept; steps: N, fewer than its training steps."""
+        super().__init__()
+        scheduler = DDIMScheduler.from_config(scheduler.config)
+        trained = scheduler.config.num_train_timesteps
+        if not 1 <= steps < trained:  # at N = trained, an offset schedule would start one step beyond its own end
+            raise UserError(f"sampling_steps={steps} must be from 1 to {trained - 1}: the model knows {trained} time steps")
+        scheduler.set_timesteps(steps)
+        self.v_prediction = scheduler.config.prediction_type == "v_prediction"
+        t = scheduler.timesteps  # (N,), falling
+        before = t - trained // steps
+        alpha_before = torch.where(before >= 0, scheduler.alphas_cumprod[before.clamp(min=0)], scheduler.final_alpha_cumprod)
+        self.register_buffer("timesteps", t, persistent=False)
+        self.register_buffer("alpha", scheduler.alphas_cumprod[t], persistent=False)  # (N,)
+        self.register_buffer("alpha_before", alpha_before, persistent=False)  # (N,)
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def start(self, noise: Tensor) -> Tensor:
+        return noise
+
+    def scaled(self, x: Tensor, position: Tensor) -> Tensor:
+        return x
+
+    def step(self, x: Tensor, prediction: Tensor, position: Tensor, to: Tensor | None = None) -> Tensor:
+        last = position if to is None else to - 1  # the last position that is stepped over
+        alpha, alpha_before = _wide(self.alpha[position], x), _wide(self.alpha_before[last], x)
+        if self.v_prediction:
+            x_0 = alpha.sqrt() * x - (1 - alpha).sqrt() * prediction
+            eps = alpha.sqrt() * prediction + (1 - alpha).sqrt() * x
+        else:
+            x_0, eps = (x - (1 - alpha).sqrt() * prediction) / alpha.sqrt(), prediction
+        return alpha_before.sqrt() * x_0 + (1 - alpha_before).sqrt() * eps
+
+
+class Euler(nn.Module):
+    """Euler's method on dx/dσ (Karras et al. 2022, arXiv 2206.00364, algorithm 2 without churn), for ε and v.
+
+    Latents carry noise of standard deviation σ and are not bounded: the denoiser is given x / √(σ² + 1), and forgetting
+    that makes its inputs up to 13 times too large.
+    """
+
+    def __init__(self, scheduler: EulerDiscreteScheduler, steps: int):
+        super().__init__()
+        scheduler = EulerDiscreteScheduler.from_config(scheduler.config)
+        scheduler.set_timesteps(steps)
+        self.v_prediction = scheduler.config.prediction_type == "v_prediction"
+        self.start_sigma = float(scheduler.init_noise_sigma)
+        self.register_buffer("timesteps", scheduler.timesteps, persistent=False)  # (N,)
+        self.register_buffer("sigma", scheduler.sigmas, persistent=False)  # (N + 1,)
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def start(self, noise: Tensor) -> Tensor:
+        return noise * self.start_sigma
+
+    def scaled(self, x: Tensor, position: Tensor) -> Tensor:
+        return x / (_wide(self.sigma[position], x) ** 2 + 1).sqrt()
+
+    def step(self, x: Tensor, prediction: Tensor, position: Tensor, to: Tensor | None = None) -> Tensor:
+        sigma, after = _wide(self.sigma[position], x), _wide(self.sigma[position + 1 if to is None else to], x)
+        if self.v_prediction:
+            x_0 = x / (sigma**2 + 1) - prediction * sigma / (sigma**2 + 1).sqrt()
+            slope = (x - x_0) / sigma
+        else:
+            slope = prediction
+        return x + (after - sigma) * slope
+
+
+class Flow(nn.Module):
+    """Euler's method on a rectified flow x = (1 − σ)·picture + σ·noise, whose denoiser predicts the velocity dx/dσ
+    (Liu et al. 2023, arXiv 2209.03003; Esser et al. 2024, arXiv 2403.03206)."""
+
+    def __init__(
+        self, scheduler: FlowMatchEulerDiscreteScheduler, steps: int, sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ):  # fmt: skip
+        """sigmas, mu: as the family's pipeline sets the schedule, before its shift and for it."""
+        super().__init__()
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(scheduler.config)
+        scheduler.set_timesteps(steps, sigmas=sigmas, mu=mu)
+        self.register_buffer("timesteps", scheduler.timesteps, persistent=False)  # (N,)
+        self.register_buffer("sigma", scheduler.sigmas, persistent=False)  # (N + 1,)
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def start(self, noise: Tensor) -> Tensor:
+        return noise
+
+    def scaled(self, x: Tensor, position: Tensor) -> Tensor:
+        return x
+
+    def step(self, x: Tensor, prediction: Tensor, position: Tensor, to: Tensor | None = None) -> Tensor:
+        after = self.sigma[position + 1 if to is None else to]
+        return x + _wide(after - self.sigma[position], x) * prediction

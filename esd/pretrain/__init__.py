@@ -1,0 +1,1 @@
+"""python -m esd.pretrain: the embedded model, made again."""

@@ -1,0 +1,1 @@
+"""python -m esd.report: a sweep or evaluations as one page."""

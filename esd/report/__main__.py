@@ -1,0 +1,28 @@
+"""python -m esd.report DIR…: one self-contained HTML page of a sweep, of runs, or of evaluations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from esd import UserError
+from esd.command.entry import ArgumentParser, fail
+from esd.files import atomic_write
+from esd.report.page import collect, page
+
+
+def main() -> None:
+    parser = ArgumentParser(prog="python -m esd.report", description=__doc__)
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="a sweep's folder, runs' folders, or evaluations'")
+    folders = parser.parse_args().folders
+    try:
+        runs, failed = collect(folders)
+        file = Path(folders[0]) / "report.html"
+        with atomic_write(file) as temporary:
+            temporary.write_text(page(runs, failed, Path(folders[0]).resolve().name), encoding="utf-8")
+    except UserError as mistake:
+        fail(str(mistake))
+    print(f"{len(runs)} runs, {len(failed)} failed: {file}")
+
+
+if __name__ == "__main__":
+    main()

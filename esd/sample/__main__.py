@@ -1,0 +1,61 @@
+"""python -m esd.sample edit=… prompt=…: pictures of base and edit from the same noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from esd.command.checks import one_text, require_at_least, texts
+from esd.command.entry import command
+from esd.files import slug
+
+
+@command("sample")
+def main(cfg: DictConfig) -> None:
+    path, prompts = one_text(cfg.edit, "edit"), texts(cfg.prompt, "prompt")
+    require_at_least(cfg, count=1, sampling_steps=1, seed=0, guidance=0.0)
+    from hydra.core.hydra_config import HydraConfig
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from esd import models
+    from esd.edits.edit import apply_edit, base_mismatch, check_edit, read_edit
+    from esd.models.hashes import fingerprint
+    from esd.sample.pictures import grid, save_picture, to_image
+    from esd.sample.sampling import sample
+
+    edit = read_edit(path)
+    models.folder_of(cfg.model.path)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    console = Console(highlight=False, markup=False)
+    model = models.load(cfg.model.path, cfg.model.name)
+    check_edit(model.denoiser, edit)
+    asked = [prompt for prompt in prompts for _ in range(cfg.count)]
+    seeds = [cfg.seed + n for _ in prompts for n in range(cfg.count)]
+    console.print(f"{len(asked)} pictures each of base and edit, to {folder}", soft_wrap=True)
+    if said := base_mismatch(edit, fingerprint(model.denoiser), cfg.model.name, strict=False):
+        console.print(f"warning: {said}", style="yellow", soft_wrap=True)
+    look = {"steps": cfg.sampling_steps, "guidance": cfg.guidance}
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("Drawing", total=2 * len(asked))
+        drawn = {}
+        for name in ("base", "edit"):
+            if name == "edit":
+                apply_edit(model.denoiser, edit)
+            drawn[name] = sample(model, model.denoiser, asked, seeds, done=lambda n: progress.advance(task, n), **look)
+    names: dict[str, str] = {}  # of different prompts different ones
+    for prompt in prompts:
+        names.setdefault(prompt, slug(prompt) + (f"-{len(names)}" if slug(prompt) in names.values() else ""))
+    for name, images in drawn.items():
+        for prompt, seed, image in zip(asked, seeds, images, strict=True):
+            save_picture(to_image(image), folder / name / f"{names[prompt]}-{seed}.png")
+    rows = [images[i : i + cfg.count] for i in range(0, len(asked), cfg.count) for images in drawn.values()]
+    labels = [f"{name}: {prompt}" for prompt in prompts for name in drawn]
+    page = grid(rows, labels, [f"noise {cfg.seed + n}" for n in range(cfg.count)])
+    save_picture(page, folder / "grid.png")
+    console.print(f"Side by side: {folder / 'grid.png'}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

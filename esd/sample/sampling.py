@@ -1,0 +1,37 @@
+"""Pictures from prompts, each from the noise of its own seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from esd.erasing.walks import select_rows, walk
+from esd.models.family import Model
+
+
+@torch.inference_mode()
+def sample(
+    model: Model, denoiser: nn.Module, prompts: Sequence[str], seeds: Sequence[int], *, steps: int,
+    guidance: float, negative: str = "", batch: int | None = None, done: Callable[[int], None] = lambda n: None,
+) -> Tensor:  # fmt: skip
+    """One picture for each (prompt, seed): (n, 3, H, W) in [0, 1], on the CPU. done(n) is told of every n finished.
+
+    batch: pictures drawn at once; nothing: as many as have the size of four of Stable Diffusion 1's together.
+    """
+    batch = batch or max(1, 4 * 64 * 64 // (model.latent_shape[-1] * model.latent_shape[-2]))
+    device = next(denoiser.parameters()).device
+    sampler = model.sampler(steps).to(device)
+    unique = {prompt: row for row, prompt in enumerate(dict.fromkeys([negative, *prompts]))}
+    table = {name: tensor.to(device) for name, tensor in model.encode(list(unique)).items()}
+    rows = torch.tensor([unique[prompt] for prompt in prompts])
+    pictures = []
+    for part, its_seeds in zip(rows.split(batch), torch.tensor(seeds).split(batch), strict=True):
+        x = sampler.start(model.noise(its_seeds).to(device))  # (b, C, h, w)
+        start = torch.zeros(len(part), dtype=torch.int64, device=device)
+        condition, null = select_rows(table, part), select_rows(table, torch.zeros_like(part))
+        x = walk(model, denoiser, sampler, x, start, torch.full_like(start, len(sampler)), condition, null, guidance)
+        pictures.append(model.decode(x).cpu())
+        done(len(part))
+    return torch.cat(pictures)  # (n, 3, H, W)

@@ -1,0 +1,1 @@
+"""python -m esd.studies: tables over many erasures of the embedded model."""

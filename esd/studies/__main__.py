@@ -1,0 +1,61 @@
+"""python -m esd.studies objects: what an erasure does to the concept and to the rest, as a table.
+
+A study is a sweep of the embedded model, conf/experiment/study/NAME.yaml. This trains what outputs/studies/NAME does not
+hold yet, two runs at a time, draws more pictures where the study needs more than a run's own verdict, prints the table and
+leaves it as table.json beside the runs. Further arguments go to python -m esd.train, for example hydra/launcher=basic.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from esd.command.entry import ArgumentParser
+from esd.files import slug, write_json
+from esd.studies.study import STUDIES, Judge, print_table, table_of
+
+
+def main() -> None:
+    parser = ArgumentParser(prog="python -m esd.studies", description=__doc__)
+    parser.add_argument("study", choices=STUDIES)
+    study, further = (options := parser.parse_known_args())[0].study, options[1]
+    folder = Path("outputs/studies", study + (f"-{slug(' '.join(further))}" if further else ""))
+
+    from esd.models.quiet import silence_libraries
+
+    silence_libraries()
+    from esd import models
+    from esd.edits.edit import fingerprint
+
+    model = models.load(None, "emoji")
+    base_hash = fingerprint(model.denoiser)
+    for file in folder.glob("*/metrics.json"):
+        if json.loads(file.read_text())["record"]["base_hash"] != base_hash:
+            print(f"{file.parent} was made from other weights than the model has now: made again", file=sys.stderr)
+            shutil.rmtree(file.parent)
+    sweep = [
+        "-m",
+        f"experiment=study/{study}",
+        f"hydra.sweep.dir='{folder}'",
+        "hydra/launcher=cores",
+        "logger=csv",
+        "resume=true",
+    ]
+    code = subprocess.run([sys.executable, "-m", "esd.train", *sweep, *further]).returncode
+    judge, runs = Judge(model), []
+    for file in sorted(folder.glob("*/metrics.json")):
+        run = json.loads(file.read_text())
+        more = judge.look(file.parent, study, run["record"]["concept"])
+        runs.append({"record": run["record"], **{when: run.get(when, {}) | more[when] for when in ("base", "edit")}})
+    if runs:
+        lines = table_of(study, runs)
+        write_json(folder / "table.json", {"study": study, "base_hash": base_hash, "lines": lines})
+        print_table(study, lines)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""python -m esd.train concept=nudity eta=1.0: erase a concept. See conf/train.yaml for the options."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from esd import UserError
+from esd.command.checks import texts
+from esd.command.entry import command, hydra_literal, quote_free_text
+from esd.command.signals import IS_MAIN_PROCESS, Interrupted, Signals
+from esd.files import atomic_write, is_disk_full, remove_partial_files
+from esd.train import sweeps
+from esd.train.options import check_train_options
+
+CHANGEABLE = (  # what may change when a run goes on: nothing that the header of its edit would be wrong about
+    "resume", "steps", "checkpoint_", "grid_every", "evaluate", "objective", "logger", "trainer", "gradient_checkpointing",
+    "hydra", "-",
+)  # fmt: skip
+
+
+def resume_arguments(arguments: list[str]) -> list[str]:
+    """resume=<run folder>: that run's own options, in its own folder; beside it stand only those of CHANGEABLE."""
+    if any(argument in ("-m", "--multirun") for argument in arguments):
+        return sweeps.with_sweep_folder(arguments)
+    if not IS_MAIN_PROCESS:  # Lightning starts further ranks with the first one's arguments, and the first keeps the log
+        return [*arguments, "hydra/job_logging=stdout"]
+    folder = next((argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")), "")
+    if not folder or folder == "null":
+        return arguments
+    saved = Path(folder) / ".hydra" / "overrides.yaml"
+    if not saved.is_file():
+        raise UserError(f"resume={folder} is no run's folder: it has no .hydra/overrides.yaml")
+    own = [option for option in OmegaConf.to_container(OmegaConf.load(saved)) if not option.startswith("resume=")]
+    for argument in arguments:
+        if not argument.lstrip("+").startswith(CHANGEABLE) and quote_free_text(argument, False) not in own:
+            name = argument.lstrip("+").partition("=")[0]
+            raise UserError(f"{name} is fixed once a run has begun: leave it out beside resume=, or start a new run")
+        if argument.startswith("steps=") and argument not in own and "schedule=cosine" in own:
+            raise UserError("steps is fixed once a run with schedule=cosine has begun: its learning rate has run down to 0")
+    return [*own, *arguments, f"hydra.run.dir={hydra_literal(folder)}", "hydra.output_subdir=null"]  # Hydra's files are not cut
+
+
+def record_resumed_options(folder: Path, cfg: DictConfig, task: list[str]) -> None:
+    """Write down what a resumed run was asked for beside its own options: it may have to go on once more."""
+    for name, content in (("config", cfg), ("overrides", OmegaConf.create(task))):
+        with atomic_write(folder / ".hydra" / f"{name}.yaml") as temporary:
+            temporary.write_text(OmegaConf.to_yaml(content), encoding="utf-8")
+
+
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "could not create a primitive")  # the last: oneDNN's
+
+
+def in_one_line(error: Exception, cfg: DictConfig) -> Exception:
+    """What may befall a run that is right in itself, in one line; any other error as it is."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, FloatingPointError):
+        return UserError(str(error))
+    if is_disk_full(error):
+        return UserError(f"no space left on the disk ({error}): make room and go on with resume=<the run's folder>")
+    if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
+        return UserError(
+            f"out of memory: lower batch (now {cfg.batch}), or use trajectories=cache (no frozen model in memory), "
+            f"layers=esd-x (fewer weights to train) or optimizer=sgd (now {cfg.layers.name}, {cfg.trajectories.name})"
+        )
+    return error
+
+
+@command("train", resume_arguments)
+def main(cfg: DictConfig) -> float:
+    check_train_options(cfg)
+    if cfg.model.name == "emoji" and (cfg.model.path is None or cfg.evaluate):  # its judge knows its words only
+        from esd.emoji.subject import subject
+
+        for option in ("concept", "erase_from"):
+            for text in texts(cfg[option], option) if cfg[option] else []:
+                subject(text, option)
+    from esd.models import folder_of
+
+    folder_of(cfg.model.path)
+
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if HydraConfig.get().mode == RunMode.MULTIRUN and cfg.trainer.devices not in (1, "1"):
+        raise UserError(
+            f"trainer.devices={cfg.trainer.devices} under --multirun: a sweep runs each job on one device (a launcher spreads "
+            "the jobs); several devices are for single runs"
+        )
+
+    from esd.models.quiet import silence_libraries
+
+    silence_libraries()
+    hydra = HydraConfig.get()
+    folder, sweep = Path(hydra.runtime.output_dir), hydra.mode == RunMode.MULTIRUN
+    with Signals() as signals:
+        try:
+            from esd.train.run import run, without_resume
+            from esd.train.verdict import objective
+
+            if cfg.resume and sweep and (metrics := sweeps.finished_metrics(folder, list(hydra.overrides.task))):
+                return objective(metrics, cfg.objective)
+            if cfg.resume and IS_MAIN_PROCESS:
+                remove_partial_files(folder)
+                if not sweep:
+                    record_resumed_options(folder, cfg, without_resume(hydra.overrides.task))
+            return run(cfg, folder, signals)
+        except Interrupted as stop:
+            if IS_MAIN_PROCESS:
+                to = shlex.join(["-m", f"resume={hydra.sweep.dir}"] if sweep else [f"resume={folder}"])
+                print(f"stopped by {stop.name}; to go on: python -m esd.train {to}", file=sys.stderr)
+            raise
+        except Exception as error:
+            if (clear := in_one_line(error, cfg)) is error:
+                raise
+            raise clear from None
+
+
+if __name__ == "__main__":
+    main()

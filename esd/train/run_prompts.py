@@ -1,0 +1,72 @@
+"""What a run's configuration erases, what it preserves, and what its grids show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from esd import UserError
+from esd.command.checks import option_errors, texts
+from esd.erasing.concepts import Concept, pair_up, preserved
+
+SHIPPED = Path(__file__).with_name("everyday.txt")  # preserve=auto where the model is not the embedded one
+COMMON_WORDS = {
+    "a", "an", "the", "of", "in", "on", "at", "by", "with", "and", "style", "photo", "painting", "portrait", "drawing",
+    "picture", "image",
+}  # fmt: skip
+
+
+def concepts_of(cfg: DictConfig) -> tuple[list[Concept], list[Concept]]:
+    """What the configuration erases, and what it preserves."""
+    erased = pair_up(texts(cfg.concept, "concept"), texts(cfg.erase_from, "erase_from") if cfg.erase_from else [""], cfg.eta)
+    if cfg.preserve is None or not cfg.preserve_weight:
+        return erased, []
+    gone = [concept.text for concept in erased]
+    if cfg.preserve == "auto":
+        prompts = preserved_by_default(cfg.model.name, gone)
+    elif isinstance(cfg.preserve, str) and (Path(cfg.preserve).expanduser().is_file() or cfg.preserve.endswith(".txt")):
+        prompts = read_lines(Path(cfg.preserve).expanduser())
+    else:
+        prompts = texts(cfg.preserve, "preserve")
+    if both := {prompt.lower() for prompt in prompts} & {text.lower() for text in gone}:
+        raise UserError(f"preserve holds '{min(both)}', which concept erases: take it out of one of them")
+    return erased, preserved(prompts, cfg.preserve_weight)
+
+
+def preserved_by_default(model: str, gone: list[str]) -> list[str]:
+    """What preserve=auto preserves: of the embedded model the other objects, else the shipped prompts.
+
+    Not those that share a word with what goes: one prompt less costs little, and one too many would keep the concept.
+    """
+    if model == "emoji":
+        from esd.protocols.emoji import other_objects
+
+        return other_objects(gone)
+    telling = {word for text in gone for word in text.lower().split()} - COMMON_WORDS
+    return [
+        prompt for prompt in read_lines(SHIPPED) if not mentions(prompt, gone) and not telling & set(prompt.lower().split())
+    ]
+
+
+def mentions(prompt: str, texts: Iterable[str]) -> bool:
+    """Whether one of the texts stands in the prompt, word for word."""
+    return any(f" {text.lower()} " in f" {prompt.lower()} " for text in texts)
+
+
+def read_lines(file: Path) -> list[str]:
+    """The prompts in a file, one a line. Raises UserError where there are none."""
+    with option_errors(f"preserve={file}"):
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    if not any(lines):
+        raise UserError(f"preserve={file} holds no lines")
+    return [line for line in lines if line]
+
+
+def grid_prompts(cfg: DictConfig, concepts: list[Concept]) -> list[str]:
+    """The grid's prompts: what is erased, up to four, then what the model's configuration shows as kept, unless it is named
+    among the erased."""
+    asked = [concept.erase_from or concept.text for concept in concepts]
+    gone = [template.replace("{}", text) for text in asked for template in cfg.templates][:4]
+    return (gone * 3)[: max(3, len(gone))] + [prompt for prompt in cfg.model.kept if not mentions(prompt, asked)]
