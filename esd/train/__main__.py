@@ -99,7 +99,8 @@ def main(cfg: DictConfig) -> float:
     folder, sweep = Path(hydra.runtime.output_dir), hydra.mode == RunMode.MULTIRUN
     with Signals() as signals:
         try:
-            from esd.train.run import run, without_resume
+            from esd.train.record import without_resume
+            from esd.train.run import run
             from esd.train.verdict import objective
 
             if cfg.resume and sweep and (metrics := sweeps.finished_metrics(folder, list(hydra.overrides.task))):
