@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from esd.command.entry import quote_free_text
 from esd.erasing.concepts import Draws, pair_up, preserved
 from esd.files import slug
 
@@ -69,23 +68,6 @@ def test_uniform_draws_reach_every_position_and_concept():
 def test_preserving_rows_come_last_and_draw_preserved_concepts():
     batch = draws(preserved=2, preserved_batch=3).at(4)
     assert (batch.concept[:4] < 3).all() and (batch.concept[4:] >= 3).all() and len(batch.concept) == 7
-
-
-@pytest.mark.parametrize(
-    ("argument", "multirun", "expected"),
-    [
-        ("concept=Van Gogh", False, "concept='Van Gogh'"),
-        ("concept=pizza,cat", False, "concept=['pizza','cat']"),
-        ("concept=pizza,cat", True, "concept='pizza','cat'"),
-        ("concept=[pizza,cat]", False, "concept=[pizza,cat]"),
-        ("concept=Monet's garden", False, r"concept='Monet\'s garden'"),
-        ("prompt=a pizza, with cheese", False, "prompt='a pizza, with cheese'"),
-        ("eta=0.5,1", True, "eta=0.5,1"),
-        ("concept=", False, "concept="),
-    ],
-)
-def test_free_text_reaches_hydra_as_text(argument, multirun, expected):
-    assert quote_free_text(argument, multirun) == expected
 
 
 @pytest.mark.parametrize(

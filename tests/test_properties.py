@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ from tiny import tiny_pipeline
 
 from esd import UserError
 from esd.command.checks import texts
-from esd.command.entry import hydra_literal, new_folder, quote_free_text, slug
+from esd.command.words import as_typed, command_line, hydra_literal, quote_free_text, text_option
 from esd.erasing.concepts import Concept, Draws, pair_up, preserved
 from esd.erasing.layers import LayerRule, select_parameters, student_of
+from esd.files import new_folder, slug
 from esd.metrics.counts import rate_figure
 
 settings.register_profile(
@@ -49,6 +51,33 @@ def test_a_text_is_heard_as_it_was_typed(text):
     assert heard(f"prompt={hydra_literal(text)}") == text
     if text[0] not in "'\"[$":  # these say that it is quoted already
         assert heard(quote_free_text(f"prompt={text}", False)) == text.strip()
+
+
+@given(st.sampled_from(["concept", "prompt", "templates", "preserve", "edit", "model.path", "seed"]), TYPED | NASTY)
+@example("concept", "'a' and 'b'")
+@example("edit", "a,b/c d")
+@example("concept", "a, b")
+def test_a_command_that_is_printed_says_the_same_when_it_is_pasted(name, text):
+    assume(text.strip())
+    option = text_option(name, text)
+    python, _, module, pasted = shlex.split(command_line("esd.sample", option))
+    assert (python, module) == ("python", "esd.sample")
+    value = heard(quote_free_text(pasted, False))
+    assert value == ([text] if name == "templates" else text)
+    recorded = quote_free_text(f"{name}={hydra_literal(text)}", False)
+    assert heard(quote_free_text(as_typed(recorded), False)) == heard(recorded)
+
+
+@given(st.sampled_from(["concept", "prompt", "templates"]), st.sampled_from("'\"[$"), TYPED | NASTY)
+def test_what_begins_with_a_quote_or_a_bracket_is_read_or_told(name, first, text):
+    try:
+        option = quote_free_text(f"{name}={first}{text}", False)
+    except UserError as told:
+        assert "cannot be read as a list: put its texts in quotes" in str(told)
+        (pasted,) = shlex.split(str(told).rpartition("quotes, ")[2])
+        assert PARSER.parse_override(quote_free_text(pasted, False)) is not None
+    else:
+        PARSER.parse_override(option)
 
 
 @given(st.lists(TYPED | NASTY, min_size=1, max_size=4))

@@ -8,7 +8,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from tiny import ROOT
 
-from esd.command.entry import CONF, quote_free_text
+from esd.command.entry import CONF
+from esd.command.words import quote_free_text
 from esd.train.options import check_train_options
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What all commands share: where the configuration lies, free text on the command line, and errors in one line.
+"""What all commands share: where the configuration lies, their arguments on the way to Hydra, and errors in one line.
 
 Imports nothing heavy: a wrong option must be answered before torch is loaded.
 """
@@ -23,16 +23,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from esd import UserError
 from esd.command.signals import IS_MAIN_PROCESS
+from esd.command.words import check_readable, quote_free_text
 from esd.files import new_folder, remove_unused_folders, slug
 
 # In the checkout conf/ stands beside the package, in the wheel it lies inside.
 PACKAGE = Path(__file__).parent.parent
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
-TEXT_OPTIONS = ("concept", "erase_from", "prompt")  # options whose values are people's words, not Hydra's grammar
-LIST_OPTIONS = ("concept", "erase_from")  # of these, the ones that a comma divides
-PATH_OPTIONS = ("edit", "resume", "out", "init", "preserve")  # options whose values may hold what that grammar has no place for
-GROUP_PATH_OPTIONS = ("path", "csv", "real", "folder")  # those in a group: model.path, protocol.csv, …
-PLAIN_VALUE = r"[\w/\-\\+.$%*@?|:, ]*"  # what it takes as it stands
 
 
 def fast_precision() -> str:
@@ -59,28 +55,6 @@ _START = datetime.now()
 DEBUG = (
     os.environ.get("HYDRA_FULL_ERROR") == "1" and IS_MAIN_PROCESS
 )  # tracebacks are wanted (other ranks inherit it from the first)
-
-
-def hydra_literal(text: str) -> str:
-    """Text as Hydra's grammar and OmegaConf's interpolation leave it alone. Backslashes count before a quote, and before ${."""
-    text = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", text)
-    return "'" + re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + found[2].replace("'", r"\'"), text) + "'"
-
-
-def quote_free_text(argument: str, multirun: bool) -> str:
-    """Free text as Hydra takes it: concept=Monet's garden → concept='Monet\\'s garden'; a comma divides concepts, which
-    are a list in one run and a sweep in a multirun. Values that already are quoted or in brackets stay, and so do paths
-    that Hydra takes as they are."""
-    key, equals, value = argument.partition("=")
-    name = key.lstrip("+")
-    path = name in PATH_OPTIONS or name.rpartition(".")[2] in GROUP_PATH_OPTIONS
-    if not equals or not (path or name in TEXT_OPTIONS) or value[:1] in ("'", '"', "[", "$") or not value:
-        return argument
-    if path and re.fullmatch(PLAIN_VALUE, value, re.ASCII):
-        return argument
-    parts = value.split(",") if name in LIST_OPTIONS or (path and multirun) else [value]
-    listed = ",".join(hydra_literal(part.strip()) for part in parts)
-    return f"{key}={listed}" if multirun or len(parts) == 1 else f"{key}=[{listed}]"
 
 
 # What Hydra and OmegaConf add to their messages: where they looked, and what their own programmer's next step is.
@@ -151,7 +125,7 @@ def command(
                 sys.argv[1:] = [quote_free_text(argument, multirun) for argument in prepare(sys.argv[1:])]
                 flags = get_args_parser()
                 flags.error = fail
-                flags.parse_args()
+                check_readable(flags.parse_args().overrides)
                 return run()
             except Exception as error:
                 if DEBUG or not is_user_error(error):

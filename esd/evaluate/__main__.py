@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from esd import UserError
 from esd.command.checks import require_at_least, texts
 from esd.command.entry import command
+from esd.command.words import command_line
 from esd.evaluate.options import build
 
 
@@ -31,7 +30,7 @@ def main(cfg: DictConfig) -> None:
             raise UserError(f"edit={candidate.path} does not say what was erased: give it as concept=…")
     from esd.evaluate.evaluation import evaluate
 
-    typed = shlex.join(["python", "-m", "esd.evaluate", *HydraConfig.get().overrides.task])
+    typed = command_line("esd.evaluate", *HydraConfig.get().overrides.task)
     metrics, folder = evaluate(cfg, protocol, found, typed)
     if cfg.log:
         from esd.evaluate.wandb_log import log

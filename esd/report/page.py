@@ -7,7 +7,6 @@ import contextlib
 import csv
 import io
 import re
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from esd import UserError
+from esd.command.words import command_line
 from esd.files import read_json
 from esd.metrics.counts import figure_value, format_figure, format_interval, rate_figure
 from esd.metrics.tables import concept_names
@@ -120,7 +120,7 @@ def failed_in(config: Path) -> Failed:
         task = OmegaConf.to_container(OmegaConf.load(overrides))
     except (OSError, yaml.YAMLError):  # killed while Hydra wrote it
         task = []
-    command = shlex.join(["python", "-m", "esd.train", *task])
+    command = command_line("esd.train", *task)
     return Failed(folder, lines[0] if lines else "it left no metrics.json: interrupted, or still running", command)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 
@@ -10,8 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from esd import UserError
 from esd.command.checks import texts
-from esd.command.entry import command, hydra_literal, quote_free_text
+from esd.command.entry import command
 from esd.command.signals import IS_MAIN_PROCESS, Interrupted, Signals
+from esd.command.words import command_line, hydra_literal, quote_free_text
 from esd.files import atomic_write, is_disk_full, remove_partial_files
 from esd.train import sweeps
 from esd.train.options import check_train_options
@@ -112,8 +112,8 @@ def main(cfg: DictConfig) -> float:
             return run(cfg, folder, signals)
         except Interrupted as stop:
             if IS_MAIN_PROCESS:
-                to = shlex.join(["-m", f"resume={hydra.sweep.dir}"] if sweep else [f"resume={folder}"])
-                print(f"stopped by {stop.name}; to go on: python -m esd.train {to}", file=sys.stderr)
+                where = ["-m", f"resume={hydra.sweep.dir}"] if sweep else [f"resume={folder}"]
+                print(f"stopped by {stop.name}; to go on: {command_line('esd.train', *where)}", file=sys.stderr)
             raise
         except Exception as error:
             if (clear := in_one_line(error, cfg)) is error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shlex
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from esd.command.words import command_line
 from esd.erasing.concepts import Concept
 
 
@@ -42,7 +42,7 @@ def record_of(cfg: DictConfig, concepts: list[Concept], base_hash: str) -> dict:
         "schedule": chosen["schedule"],
         "precision": str(chosen["trainer"]["precision"]),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "command": shlex.join(["python", "-m", "esd.train", *without_resume(HydraConfig.get().overrides.task)]),
+        "command": command_line("esd.train", *without_resume(HydraConfig.get().overrides.task)),
         "versions": {"python": platform.python_version(), **{name: package_version(name) for name in packages}},
     }
 

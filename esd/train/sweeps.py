@@ -18,7 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from esd import UserError
-from esd.command.entry import error_line, hydra_literal, quote_free_text
+from esd.command.entry import error_line
+from esd.command.words import command_line, hydra_literal, quote_free_text
 from esd.files import new_folder
 
 MULTIRUN = Path("outputs/multirun")
@@ -53,7 +54,7 @@ def print_summary(folder: Path) -> None:
     console.print(f"{ended} runs ended, {len(failed)} failed, in {folder}")
     for file in failed:
         console.print(f"  {file.parent.name}: {file.read_text(encoding='utf-8').splitlines()[0]}")
-    console.print(f"Next: python -m esd.report {folder}")
+    console.print(f"Next: {command_line('esd.report', str(folder))}")
 
 
 def finished_metrics(folder: Path, task: list[str]) -> dict | None:
@@ -62,8 +63,10 @@ def finished_metrics(folder: Path, task: list[str]) -> dict | None:
     if not file.is_file():
         return None
     metrics = json.loads(file.read_text(encoding="utf-8"))
-    before = shlex.split(metrics.get("record", {}).get("command", ""))[3:]  # after python -m esd.train
-    return metrics if without_resume(before) == without_resume(task) else None
+    typed = shlex.split(metrics.get("record", {}).get("command", ""))[3:]  # after python -m esd.train
+    before = [quote_free_text(argument, False) for argument in typed]
+    asked = [quote_free_text(argument, False) for argument in task]
+    return metrics if without_resume(before) == without_resume(asked) else None
 
 
 def without_resume(task: list[str]) -> list[str]:

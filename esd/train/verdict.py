@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import shlex
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
+from esd.command.words import command_line, text_option
 from esd.metrics.counts import figure_value, format_figure
 from esd.protocols import emoji
 
@@ -68,7 +68,8 @@ def print_verdict(metrics: dict, folder: Path, concept: str, console: Console) -
                 table.add_row(label, format_figure(metrics["base"][group]), f"[bold]{format_figure(metrics['edit'][group])}[/]")
         console.print(table)
     said = f"Trained in {metrics['training_seconds']:.1f} s. Before and after: {folder / 'grid.png'}"
-    following = shlex.join(["python", "-m", "esd.sample", f"edit={folder / 'edit.safetensors'}", f"prompt={concept}"])
+    options = text_option("edit", folder / "edit.safetensors"), text_option("prompt", concept)
+    following = command_line("esd.sample", *options)
     console.print(f"{said}\nNext: {following}", soft_wrap=True, markup=False)
 
 

@@ -19,7 +19,7 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 # nothing else.
 OPTIONS = {  # what python -m esd.train concept=a model.path=@/unreadable is given beside → what it says
     "nonsense=1": "Could not override 'nonsense'",
-    "eta": "missing EQUAL",
+    "eta": "'eta' has no '=': options are name=value",
     "--nonsense": "unrecognized arguments: --nonsense",
     "model=nonsense": "Could not find 'model/nonsense' Available options",
     "experiment=nonsense": "Could not find 'experiment/nonsense'",

@@ -15,7 +15,7 @@ import pytest
 from harness import ROOT, Server
 from trials import run_folder
 
-from esd.command.entry import hydra_literal
+from esd.command.words import hydra_literal
 
 SMALL = ("steps=2", "sampling_steps=2", "batch=1", "evaluate=false")
 PLACE = "Größe, Maß & Ort ☕/it's [a] $place = {here}"
