@@ -102,9 +102,13 @@ def check_readable(arguments: list[str]) -> None:
                 f"'{argument}' has no '=': options are name=value, and a value with spaces goes in quotes, for example "
                 f"{shell_quoted(f'{beside} {argument}')}"
             )
-        if read(argument) is None:
+        try:
+            OverridesParser.create().parse_override(argument)
+        except HydraException as error:
+            if " while evaluating " in str(error):  # range() and its like: Hydra says what the function wants
+                continue
             right = shell_quoted(f"{key}={hydra_literal(value)}")
-            raise UserError(f"{argument} cannot be read: put the value in quotes, {right}")
+            raise UserError(f"{argument} cannot be read: put the value in quotes, {right}") from error
 
 
 def as_typed(argument: str) -> str:
