@@ -7,6 +7,7 @@ import math
 import time
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from pytorch_lightning.loggers import Logger, WandbLogger
 from rich.console import Console
 from rich.progress import Progress
@@ -59,6 +60,13 @@ def objective(metrics: dict, wanted: str) -> float:
     return {"erased": erased, "kept": kept, "kept-erased": kept - (1 - erased)}[wanted]
 
 
+def model_options() -> list[str]:
+    """The options that name this run's model in the next command; none where it is the embedded one."""
+    hydra = HydraConfig.get()
+    named = [] if (chosen := hydra.runtime.choices["model"]) == "emoji" else [f"model={chosen}"]
+    return named + [option for option in hydra.overrides.task if option.startswith("model.path=")]
+
+
 def print_verdict(metrics: dict, folder: Path, concept: str, console: Console) -> None:
     """The table, the pictures' path, and the next command to type."""
     if "edit" in metrics:
@@ -68,7 +76,7 @@ def print_verdict(metrics: dict, folder: Path, concept: str, console: Console) -
                 table.add_row(label, format_figure(metrics["base"][group]), f"[bold]{format_figure(metrics['edit'][group])}[/]")
         console.print(table)
     said = f"Trained in {metrics['training_seconds']:.1f} s. Before and after: {folder / 'grid.png'}"
-    options = text_option("edit", folder / "edit.safetensors"), text_option("prompt", concept)
+    options = text_option("edit", folder / "edit.safetensors"), text_option("prompt", concept), *model_options()
     following = command_line("esd.sample", *options)
     console.print(f"{said}\nNext: {following}", soft_wrap=True, markup=False)
 

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -37,15 +38,20 @@ def test_spaces_and_letters_of_the_world_in_every_path(server, tiny_folder, tmp_
         return done
 
     arguments = ("concept=crème brûlée", f"model.path={model}", "checkpoint_every=1", *SMALL)
-    run("train", *arguments, "logger=wandb", "trajectories=cache", "trajectories.walks=2", f"trajectories.folder={work}/cáche")
+    cached = ("logger=wandb", "trajectories=cache", "trajectories.walks=2", f"trajectories.folder={work}/cáche")
+    done = run("train", *arguments, *cached)
     folder = run_folder(work)
-    assert json.loads((folder / "metrics.json").read_text())["record"]["concept"] == ["crème brûlée"]
+    record = json.loads((folder / "metrics.json").read_text())["record"]
+    assert record["concept"] == ["crème brûlée"]
+    assert shlex.split(record["command"])[2:] == ["esd.train", *arguments, *cached]  # as it was typed
     assert list(folder.glob("wandb/offline-run-*/*.wandb"))
     edit = (folder / "edit.safetensors").read_bytes()
     (folder / "edit.safetensors").unlink()
     run("train", f"resume={folder}")
     assert (folder / "edit.safetensors").read_bytes() == edit
-    run("sample", f"edit={folder}", f"model.path={model}", "prompt=ein Gemälde, groß", "count=1", "sampling_steps=2")
+    (following,) = [line.removeprefix("Next: ") for line in done["out"].splitlines() if line.startswith("Next: ")]
+    assert f"model.path={shlex.quote(str(model))}" in following or f'model.path="{model}"' in following
+    run("sample", *shlex.split(following)[3:], "count=1", "sampling_steps=2")
     run("export", f"edit={folder}/edit.safetensors", f"model.path={model}", "to=diffusers")
     table = work / "prompts é.csv"
     table.write_text("prompt,evaluation_seed\nein Bär,1\n", encoding="utf-8")
