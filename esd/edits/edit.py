@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from esd import UserError
 from esd.files import atomic_write
-from esd.models.hashes import tensor_hash
+from esd.models.hashes import own_weights, tensor_hash
 
 FORMAT = "esd-edit-1"
 RECORD_TYPES = {  # of what is read again from a record
@@ -107,7 +107,7 @@ def _read_pickle(path: Path, allowed: bool) -> dict[str, Tensor]:
 
 def check_edit(denoiser: nn.Module, edit: Edit) -> None:
     """Raises UserError for a tensor that the denoiser has not, or has in another shape."""
-    parameters = dict(denoiser.named_parameters())
+    parameters = own_weights(denoiser)
     if not edit.tensors:
         raise UserError("the edit holds no tensors")
     for name, tensor in edit.tensors.items():
@@ -129,7 +129,7 @@ def apply_edit(denoiser: nn.Module, edit: Edit) -> dict[str, Tensor]:
     Raises UserError, before anything changes, for an edit that does not fit.
     """
     check_edit(denoiser, edit)
-    parameters = dict(denoiser.named_parameters())
+    parameters = own_weights(denoiser)
     replaced = {name: parameters[name].detach().clone() for name in edit.tensors}
     for name, tensor in edit.tensors.items():
         parameters[name].copy_(tensor)
