@@ -130,7 +130,7 @@ def test_a_rule_that_matches_nothing_is_an_error(esd):
 
 
 def test_two_runs_of_the_same_second_do_not_share_a_folder(tmp_path):
-    code = "from esd.command import fresh; print(fresh('out', 'same'))"
+    code = "from esd.files import new_folder; print(new_folder('out', 'same'))"
     both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert {p.communicate()[0].strip() for p in both} == {"out/same", "out/same-2"}
 

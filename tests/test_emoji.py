@@ -7,7 +7,7 @@ import torch
 
 from esd import UserError
 from esd.emoji import art, words
-from esd.emoji.judge import ELSE, FILES, load_judge
+from esd.emoji.judge import FILES, SOMETHING_ELSE, load_judge
 from esd.emoji.subject import Subject, subject
 from esd.metrics.counts import wilson
 from esd.metrics.emoji import Seen
@@ -83,7 +83,7 @@ def test_the_judge_knows_the_art_and_calls_noise_something_else():
     assert (objects.argmax(1) == noun).float().mean() >= 0.99
     assert (styles.argmax(1) == style).float().mean() >= 0.99
     noise = torch.rand(32, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    assert (load_judge()(noise)[0].argmax(1) == ELSE).all()
+    assert (load_judge()(noise)[0].argmax(1) == SOMETHING_ELSE).all()
     seen = Seen()
     seen.update(images, [Subject(frozenset([list(words.OBJECTS)[n]])) for n in noun])
     assert float(seen.compute()) >= 0.99 and int(seen.of) == len(images)

@@ -33,8 +33,9 @@ def table(tmp_path):
 @pytest.fixture(scope="session")
 def edit(tiny_folder, tmp_path_factory):
     """An edit of the tiny model, in a run's folder."""
-    from esd.edits.edit import Edit, fingerprint, save_edit
+    from esd.edits.edit import Edit, save_edit
     from esd.models import load
+    from esd.models.hashes import fingerprint
 
     model = load(str(tiny_folder), "tiny")
     generator = torch.Generator().manual_seed(1)

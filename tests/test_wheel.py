@@ -47,7 +47,7 @@ def test_the_wheel_trains_from_another_folder(wheel, tmp_path):
     away.mkdir()
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
     run = lambda *a: subprocess.run([python, *a], cwd=away, env=environment, capture_output=True, text=True)  # noqa: E731
-    where = run("-c", "import esd, esd.command; print(esd.__file__, esd.command.CONF)")
+    where = run("-c", "import esd, esd.command.entry; print(esd.__file__, esd.command.entry.CONF)")
     assert where.stdout.split()[0].startswith(str(site)) and where.stdout.split()[1] == str(site / "esd/conf"), where
     done = run("-m", "esd.train", "concept=pizza", "steps=1", "sampling_steps=2", "evaluate=false", "logger=none")
     assert done.returncode == 0, done.stderr[-2000:]

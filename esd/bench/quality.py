@@ -204,8 +204,8 @@ def main() -> None:
     from rich.console import Console
 
     from esd import models
-    from esd.edits.edit import fingerprint
     from esd.files import write_json
+    from esd.models.hashes import fingerprint
 
     console = Console(highlight=False)
     sizes = {"steps": options.steps, "batch": options.batch, "walks": options.walks, "limit": options.limit,

@@ -57,7 +57,9 @@ def main(cfg: DictConfig) -> None:
 
     if not (out / "judge/judge.safetensors").exists():
         times = max(1, cfg.pretrain.variants // 4)
-        broken = judges.spoil(images[:, 0].repeat(times, 1, 1, 1), latents[:, 0].repeat(times, 1, 1, 1), autoencoder, generator)
+        broken = judges.broken_pictures(
+            images[:, 0].repeat(times, 1, 1, 1), latents[:, 0].repeat(times, 1, 1, 1), autoencoder, generator
+        )
         with torch.no_grad():  # the judge must know objects by their reconstructions too
             seen = [autoencoder.decode(z).sample for z in latents[:, :times].flatten(0, 1).split(256)]
         redrawn = torch.cat(seen).add(1).mul(127.5).clamp(0, 255).byte()
@@ -66,16 +68,18 @@ def main(cfg: DictConfig) -> None:
             (images.flatten(0, 1), noun.repeat_interleave(images.shape[1]), style.repeat_interleave(images.shape[1]), 0.15),
             (strong.flatten(0, 1), noun.repeat_interleave(strong.shape[1]), style.repeat_interleave(strong.shape[1]), 0.2),
             (redrawn, *(x.repeat_interleave(len(redrawn) // len(pictures)) for x in (noun, style)), 0.2),
-            (other_images.flatten(0, 1), torch.full((other_images.shape[0] * other_images.shape[1],), judges.ELSE),
+            (other_images.flatten(0, 1), torch.full((other_images.shape[0] * other_images.shape[1],), judges.SOMETHING_ELSE),
              other_style[shown].repeat_interleave(other_images.shape[1]), 0.35),
-            (broken, torch.full((len(broken),), judges.ELSE), torch.full((len(broken),), -1), 0.1),
+            (broken, torch.full((len(broken),), judges.SOMETHING_ELSE), torch.full((len(broken),), -1), 0.1),
         ]  # fmt: skip
         judge = judges.Judge()
         module = judges.JudgeTraining(judge, cfg.pretrain.judge.lr, cfg.pretrain.judge.steps)
         data = Pictures(*map(torch.cat, zip(*[part[:3] for part in parts], strict=True)), batch=cfg.pretrain.judge.batch,
                         seed=cfg.seed, shares=[(len(part[0]), part[3]) for part in parts])  # fmt: skip
         fit(module, data, cfg.pretrain.judge.steps, cfg, out / "checkpoints/judge")
-        record = judges.examine(judge.eval(), pictures, noun, style, other[~shown], min(8, cfg.pretrain.variants), generator)
+        record = judges.judge_quality(
+            judge.eval(), pictures, noun, style, other[~shown], min(8, cfg.pretrain.variants), generator
+        )
         judges.save_judge(judge, out / "judge", record)
         print("judge:", ", ".join(f"{key} {value}" for key, value in record.items()))
 

@@ -28,7 +28,7 @@ def main() -> None:
 
     silence_libraries()
     from esd import models
-    from esd.edits.edit import fingerprint
+    from esd.models.hashes import fingerprint
 
     model = models.load(None, "emoji")
     base_hash = fingerprint(model.denoiser)

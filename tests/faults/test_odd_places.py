@@ -133,7 +133,7 @@ def test_runs_of_the_same_second_have_folders_of_their_own(server, tiny_folder, 
     """Two processes at the same time, with the same clock."""
     from concurrent.futures import ThreadPoolExecutor
 
-    place = "hydra.run.dir='${fresh:outputs/train/2026-01-01,12-00-00-a}'"
+    place = "hydra.run.dir='${new_folder:outputs/train/2026-01-01,12-00-00-a}'"
     arguments = ("concept=a", f"model.path={tiny_folder}", *SMALL, "logger=wandb", place)
     other = Server()
     with ThreadPoolExecutor() as pool:
