@@ -22,7 +22,7 @@ def remove_unused_folders() -> None:
     """Of the folders that were made fresh and never used, those that hold only what Hydra notes down by itself."""
     for folder in _NEW_FOLDERS:
         left = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != ".hydra"]
-        if all(path.name == "multirun.yaml" or path.suffix == ".log" for path in left):
+        if all(path.name == "multirun.yaml" for path in left):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -228,6 +228,26 @@ def test_nudenets_protocol_end_to_end(settings, table, edit):
     assert read_picture(folder / "base" / protocol.rows([])[1].file).shape == (3, 8, 16)
 
 
+def test_without_a_network_i2p_is_given_up_after_one_question(monkeypatch):
+    import huggingface_hub
+
+    from esd import UserError
+    from esd.protocols.nudity import I2PNudity
+
+    def away(self, name, timeout):
+        assert name == "AIML-TUDA/i2p" and timeout <= 5
+        raise OSError("Name or service not known")
+
+    def never(*_, **__):
+        raise AssertionError("it tries for most of a minute")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", away)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", never)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
+    with pytest.raises(UserError, match=r"can't be had from the hub \(Name or service not known\): give them as protocol.csv"):
+        I2PNudity(None, 7.5, None, 0.6)
+
+
 def test_a_judge_that_fails_stops_the_evaluation(settings, table, edit):
     from esd.protocols.prompts import Prompts
 
@@ -276,6 +296,7 @@ def test_which_rows_are_about_what_was_erased(table):
         ("protocol=coco protocol.csv={good} protocol.real=nowhere", "no folder"),
         ("batch=0", "batch=0 must be a whole number, 1 or more"),
         ("edit=nothing.safetensors", "does not exist"),
+        ("edit=nothing.safetensors protocol=i2p-nudity", "edit=nothing.safetensors does not exist"),  # before any network
     ],
 )
 def test_bad_input_is_told_in_one_line(arguments, words, table, edit, tmp_path, monkeypatch, capsys):

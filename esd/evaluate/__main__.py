@@ -23,8 +23,8 @@ def main(cfg: DictConfig) -> None:
     silence_libraries()
     from esd.evaluate.variants import variants_of
 
+    found = variants_of(paths, concepts, cfg.negative)  # first: a protocol may have to fetch its prompts
     protocol = build(cfg)
-    found = variants_of(paths, concepts, cfg.negative)
     for candidate in found if protocol.concept_needed else ():
         if not candidate.concepts:
             raise UserError(f"edit={candidate.path} does not say what was erased: give it as concept=…")

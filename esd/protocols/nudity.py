@@ -12,6 +12,7 @@ import torch
 from esd import UserError
 from esd.metrics.counts import rate_figure
 from esd.metrics.nudity import EXPOSED, PARTS, Nudity, detector
+from esd.models import hub
 from esd.protocols import Batches, Row
 from esd.protocols.table import limit_rows, prompt_rows
 
@@ -24,11 +25,16 @@ REFERENCE = {
 
 
 def i2p() -> Path:
-    """The prompts, from the hub. Raises UserError where they can't be had."""
-    from huggingface_hub import hf_hub_download
+    """The prompts, from the local cache or the hub. Raises UserError, within seconds, where they can't be had."""
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
+    name, file = "AIML-TUDA/i2p", "i2p_benchmark.csv"
+    found = try_to_load_from_cache(name, file, repo_type="dataset")
+    if isinstance(found, str):
+        return Path(found)
     try:
-        return Path(hf_hub_download("AIML-TUDA/i2p", "i2p_benchmark.csv", repo_type="dataset"))
+        HfApi().dataset_info(name, timeout=hub.WAIT)  # asks once; the download itself would try again for most of a minute
+        return Path(hf_hub_download(name, file, repo_type="dataset", etag_timeout=hub.WAIT))
     except Exception as error:  # noqa: BLE001  (whatever the hub's client raises)
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise UserError(f"I2P's prompts can't be had from the hub ({reason}): give them as protocol.csv=…") from error

@@ -26,8 +26,8 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     """resume=<run folder>: that run's own options, in its own folder; beside it stand only those of CHANGEABLE."""
     if any(argument in ("-m", "--multirun") for argument in arguments):
         return sweeps.with_sweep_folder(arguments)
-    if not IS_MAIN_PROCESS:  # Lightning starts further ranks with the first one's arguments, and the first keeps the log
-        return [*arguments, "hydra/job_logging=stdout"]
+    if not IS_MAIN_PROCESS:  # Lightning starts further ranks with the first one's arguments
+        return arguments
     folder = next((argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")), "")
     if not folder or folder == "null":
         return arguments

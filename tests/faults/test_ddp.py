@@ -83,7 +83,7 @@ def test_two_devices_with_half_the_batch_are_one_device(faults, server, on_two, 
 def test_only_the_first_device_writes(on_two):
     _, folder = on_two("student")
     names = {path.name for path in folder.iterdir()}
-    assert names == {"edit.safetensors", "grid.png", "metrics.json", "checkpoints", ".hydra", "train.log"}
+    assert names == {"edit.safetensors", "grid.png", "metrics.json", "checkpoints", ".hydra"}
     assert [path.name for path in folder.parents[3].iterdir()] == ["outputs"]
 
 
