@@ -61,6 +61,7 @@ def test_spaces_and_letters_of_the_world_in_every_path(server, tiny_folder, tmp_
     run("report", str(next(work.glob("outputs/multirun/*/*"))))
     left = {path.name for path in work.iterdir()}
     assert left == {"ein Modell, größer", "outputs", "cáche", "prompts é.csv"}, left
+    assert not [path for path in work.glob("outputs/**/*.log") if "wandb" not in path.parts]
     assert [path.name for path in tmp_path.iterdir()] == [PLACE.partition("/")[0]]
 
 
