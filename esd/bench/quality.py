@@ -205,12 +205,11 @@ def main() -> None:
 
     from esd import models
     from esd.files import write_json
-    from esd.models.hashes import fingerprint
 
     console = Console(highlight=False)
     sizes = {"steps": options.steps, "batch": options.batch, "walks": options.walks, "limit": options.limit,
              "pictures": options.pictures, "every": options.every, "sampling_steps": options.sampling_steps}  # fmt: skip
-    settings = {**sizes, "base": fingerprint(models.load(None, "emoji").denoiser)}
+    settings = {**sizes, "base": models.load(None, "emoji").base_hash}
     results = json.loads(options.out.read_text()) if options.out.is_file() else {"settings": settings, "runs": {}}
     if results.get("settings") != settings:
         fail(f"{options.out} was measured with other sizes or another model: remove it, or give --out another name")

@@ -124,13 +124,14 @@ def check_edit(denoiser: nn.Module, edit: Edit) -> None:
 
 @torch.no_grad()
 def apply_edit(denoiser: nn.Module, edit: Edit) -> dict[str, Tensor]:
-    """Put the edit's weights into the denoiser, in place, and return those they replaced: apply them to undo it.
+    """Put the edit's weights into the denoiser, and return those they replaced: apply them to undo it.
 
-    Raises UserError, before anything changes, for an edit that does not fit.
+    They keep the more exact of both precisions: in a denoiser of 16 bits a small change would be rounded away. Raises
+    UserError, before anything changes, for an edit that does not fit.
     """
     check_edit(denoiser, edit)
-    parameters = own_weights(denoiser)
-    replaced = {name: parameters[name].detach().clone() for name in edit.tensors}
+    parameters, replaced = own_weights(denoiser), {}
     for name, tensor in edit.tensors.items():
-        parameters[name].copy_(tensor)
+        replaced[name] = stored = parameters[name].data
+        parameters[name].data = tensor.to(stored.device, torch.promote_types(tensor.dtype, stored.dtype), copy=True)
     return replaced

@@ -46,7 +46,7 @@ def select_parameters(denoiser: nn.Module, rule: LayerRule) -> list[str]:
 
 
 def student_of(teacher: nn.Module, trained: Iterable[str]) -> nn.Module:
-    """A copy that owns only the trained tensors: every other parameter and buffer is the teacher's own storage.
+    """A copy that owns only the trained tensors, in float32: every other parameter and buffer is the teacher's own storage.
 
     The teacher is frozen; of the student exactly `trained` require gradients. Both are in eval mode: diffusers' U-Nets
     have no dropout, and gradient checkpointing depends on the gradient mode, not on this. Move or cast both together:
@@ -59,5 +59,6 @@ def student_of(teacher: nn.Module, trained: Iterable[str]) -> nn.Module:
     student = copy.deepcopy(teacher, memo=shared)
     for name, parameter in student.named_parameters():
         if name in trained:
+            parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
     return student

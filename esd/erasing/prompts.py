@@ -17,7 +17,10 @@ class PromptTable(nn.Module):
     `student_prompt[k, j]` what the student is asked for: f, or c where c is erased from ∅.
     """
 
-    def __init__(self, model: Model, concepts: list[Concept], templates: list[str]):
+    def __init__(
+        self, model: Model, concepts: list[Concept], templates: list[str], device: torch.device | str = "cpu"
+    ):  # fmt: skip
+        """device: what the text encoders compute on."""
         super().__init__()
         prompts: dict[str, int] = {"": 0}
         shape = (len(concepts), len(templates))
@@ -32,7 +35,7 @@ class PromptTable(nn.Module):
         self.texts = list(prompts)
         self.concepts, self.templates = concepts, templates
         self.names: list[str] = []
-        for name, tensor in model.encode(self.texts).items():
+        for name, tensor in model.encode(self.texts, device).items():
             self.names.append(name)
             self.register_buffer(f"table_{name}", tensor, persistent=False)  # (P, …)
         self.register_buffer("c", c, persistent=False)

@@ -24,7 +24,6 @@ from esd.evaluate.variants import Variant
 from esd.files import read_json, write_json
 from esd.metrics.tables import figures_table
 from esd.models.family import Model
-from esd.models.hashes import fingerprint
 from esd.protocols import Row
 from esd.sample.pictures import grid, save_picture
 
@@ -130,11 +129,11 @@ def evaluate(cfg: DictConfig, protocol, found: list[Variant], command: str) -> t
     device = torch.device("cuda" if cfg.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu")
     protocol.ready(device)
     asked = {candidate: protocol.rows(candidate.concepts, candidate.erase_from) for candidate in found}
-    model = models.load(cfg.model.path, cfg.model.name)
+    model = models.load(cfg.model.path, cfg.model.name, cfg.model.dtype)
     model.sampler(cfg.sampling_steps)
     if protocol.side not in (None, drawn := model.latent_shape[-1] * model.base.vae_scale_factor):
         raise UserError(f"protocol={protocol.name} judges pictures of {protocol.side} pixels: {cfg.model.name} draws {drawn}")
-    base_hash = fingerprint(model.denoiser)
+    base_hash = model.base_hash
     every = list({row.file: row for rows in asked.values() for row in rows}.values())
     for width, height in {(row.width, row.height) for row in every}:
         with_size(model, width, height)

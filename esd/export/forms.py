@@ -50,12 +50,11 @@ def export(cfg: DictConfig, folder: Path, console: Console) -> None:
     from esd import models
     from esd.edits.edit import base_mismatch, check_edit, read_edit
     from esd.export.card import card
-    from esd.models.hashes import fingerprint
 
     edit = read_edit(cfg.edit, cfg.allow_pickle)
     model = models.load(cfg.model.path, cfg.model.name)
     check_edit(model.denoiser, edit)
-    if said := base_mismatch(edit, fingerprint(model.denoiser), cfg.model.name, cfg.strict):
+    if said := base_mismatch(edit, model.base_hash, cfg.model.name, cfg.strict):
         console.print(f"warning: {said}", style="yellow", soft_wrap=True)
     file, facts = write(
         cfg, model, edit, folder, f"{slug(cfg.model.name)}-without-{slug(edit.record.get('concept', 'concept'))}"

@@ -17,6 +17,7 @@ from esd.models import folders, hub, single_file
 if TYPE_CHECKING:
     from esd.models.family import Model
 
+DTYPES = ("auto", "bf16", "fp16", "fp32")  # model.dtype
 EMOJI = Path(__file__).parent.parent / "emoji" / "model"
 
 
@@ -44,14 +45,31 @@ def folder_of(path: str | None) -> Path:
     )
 
 
-def load(path: str | None, name: str) -> Model:
-    """The model behind `model.path`, float32, frozen, on the CPU."""
+def load(path: str | None, name: str, dtype: str = "fp32") -> Model:
+    """The model behind `model.path`, frozen, on the CPU.
+
+    dtype: what its weights are stored in: "fp32"; "auto", as they are on disk; "bf16" or "fp16", the denoiser's.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"model.dtype={dtype} is unknown: {', '.join(DTYPES)}")
     place = folder_of(path)
     from esd.models.quiet import silence_libraries
 
     silence_libraries()
     if place.is_dir() and folders.missing_parts(place):
         place = hub.download(path)
-    pipeline = single_file.pipeline(place) if place.is_file() else folders.pipeline(place)
+    from esd.models import encoders, precision
+
+    read = single_file.pipeline if place.is_file() else folders.pipeline
+    pipeline = read(place)
     module, family = folders.FAMILIES[type(pipeline).__name__]
-    return getattr(importlib.import_module(f"esd.models.{module}"), family)(pipeline, name)
+    model = getattr(importlib.import_module(f"esd.models.{module}"), family)(pipeline, name)
+    precision.store(pipeline, model.denoiser, dtype)
+
+    def encoders_again() -> dict:
+        there = {part: value for part, value in pipeline.components.items() if value is not None}
+        fresh = encoders.text_encoders(read(place, **there))
+        return {part: encoder.float() if dtype == "fp32" else encoder for part, encoder in fresh.items()}
+
+    model.encoders_again = encoders_again
+    return model

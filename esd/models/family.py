@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from torch import Tensor, nn
 
+from esd.models.precision import lent
 from esd.models.samplers import Sampler
 
 Condition = dict[str, Tensor]  # what a prompt is to the denoiser; every tensor has the prompts first
@@ -23,10 +24,12 @@ class Model(Protocol):
     name: str
     denoiser: nn.Module  # the frozen U-Net or transformer
     base: DiffusionPipeline  # as it was found: what an export writes
+    base_hash: str  # the denoiser's fingerprint as it was found: of the values on disk, whatever they are stored in
     latent_shape: tuple[int, int, int]  # (C, h, w)
 
-    def encode(self, prompts: Sequence[str]) -> Condition:
-        """The prompts as a condition; "" is the null prompt ∅, the one the family's pipeline guides away from."""
+    def encode(self, prompts: Sequence[str], device: torch.device | str = "cpu") -> Condition:
+        """The prompts as a condition, encoded on this device; "" is the null prompt ∅, the one the family's pipeline guides
+        away from."""
 
     def noise(self, seeds: Sequence[int] | Tensor) -> Tensor:
         """Unit noise, each row a function of its own seed alone: (B, C, h, w) float32 on the CPU."""
@@ -58,6 +61,8 @@ def unit_noise(shape: Sequence[int], seeds: Sequence[int] | Tensor) -> Tensor:
 
 @torch.no_grad()
 def pictures(vae: AutoencoderKL, x: Tensor) -> Tensor:
-    """Latents (B, C, h, w) → pictures (B, 3, H, W) in [0, 1]."""
-    x = x.to(vae.device, vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-    return (vae.decode(x).sample.float() / 2 + 0.5).clamp(0, 1)
+    """Latents (B, C, h, w) → pictures (B, 3, H, W) in [0, 1], on the latents' device, and in float32: XL's VAE overflows in
+    half precision."""
+    x = x.float() / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+    with lent(x.device, vae, dtype=torch.float32):
+        return (vae.decode(x).sample.float() / 2 + 0.5).clamp(0, 1)

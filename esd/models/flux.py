@@ -10,7 +10,10 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor, nn
 
+from esd.models.encoders import text_encoders
 from esd.models.family import Condition, frozen, pictures, unit_noise
+from esd.models.hashes import fingerprint
+from esd.models.precision import lent
 from esd.models.samplers import Flow
 
 # What dev is told its guidance is, when it is trained and when it draws: the pipeline's default, so that the edit is made
@@ -27,6 +30,7 @@ class Flux:
     def __init__(self, base: FluxPipeline, name: str):
         self.name, self.base = name, frozen(base)
         self.denoiser: nn.Module = base.transformer
+        self.base_hash = fingerprint(base.transformer)
         self.scheduler = FlowMatchEulerDiscreteScheduler.from_config(base.scheduler.config)
         size = base.vae.config.sample_size // base.vae_scale_factor  # the transformer takes any size and names none
         self.latent_shape = (base.transformer.config.in_channels // 4, size, size)
@@ -45,8 +49,9 @@ class Flux:
         return Flow(self.scheduler, steps, np.linspace(1.0, 1 / steps, steps), calculate_shift(patches, *lengths, *shifts))
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Condition:
-        states, pooled, _ = self.base.encode_prompt(list(prompts), device=self.base.text_encoder.device)
+    def encode(self, prompts: Sequence[str], device: torch.device | str = "cpu") -> Condition:
+        with lent(device, *text_encoders(self.base).values()):
+            states, pooled, _ = self.base.encode_prompt(list(prompts), device=device)
         return {"encoder_hidden_states": states.float(), "pooled_projections": pooled.float()}  # (P, S, D), (P, D')
 
     def noise(self, seeds: Sequence[int] | Tensor) -> Tensor:

@@ -57,10 +57,14 @@ def missing_parts(folder: Path, weights: bool = True) -> list[str]:
     return absent
 
 
-def pipeline(folder: Path):
-    """The folder as a diffusers pipeline, float32, without a safety checker."""
+def pipeline(folder: Path, **given):
+    """The folder as a diffusers pipeline, each part in the precision it has on disk, without a safety checker.
+
+    given: parts that are there already, and are not read.
+    """
     import diffusers
-    import torch
+
+    from esd.models.precision import dtype_on_disk
 
     kind, index = pipeline_class(folder), read_json(folder / "model_index.json")
     for name in parts_of(folder):  # not of those that are never loaded
@@ -71,15 +75,16 @@ def pipeline(folder: Path):
         unused["requires_safety_checker"] = False
     weights = [file.name for part in ("unet", "transformer") for file in (folder / part).glob("*.safetensors")]
     variant = "fp16" if all(".fp16." in name for name in weights) else None  # the halved files, where there are no others
+    dtypes = {name: dtype_on_disk(_weight_files(folder / name, variant)) for name in parts_of(folder) if name in NETWORKS}
     try:
         found = getattr(diffusers, kind).from_pretrained(
-            folder, dtype=torch.float32, variant=variant, use_safetensors=True, local_files_only=True, **unused
+            folder, dtype=dtypes, variant=variant, use_safetensors=True, local_files_only=True, **unused, **given
         )
     except Exception as error:  # whatever these libraries raise of files that are not what they should be
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{folder} cannot be read ({said}): copy or download it again") from error
     for name, part in found.components.items():  # the libraries fill what a file lacks with noise, and only log it
-        if name not in NETWORKS or part is None:
+        if name not in NETWORKS or part is None or name in given:
             continue
         held, wanted = _tensors_in(folder / name, variant), len(list(part.parameters()))
         if held < wanted:
@@ -100,14 +105,18 @@ def unfilled_tensor(pipeline) -> str | None:
     return None
 
 
+def _weight_files(part: Path, variant: str | None) -> list[Path]:
+    """The part's files, those of the variant or those of none."""
+    wanted = re.compile(r"(diffusion_pytorch_)?model" + (rf"\.{variant}" if variant else "") + r"(-\d+-of-\d+)?\.safetensors")
+    return [path for path in part.glob("*.safetensors") if wanted.fullmatch(path.name)]
+
+
 def _tensors_in(part: Path, variant: str | None) -> int:
-    """How many tensors there are in the part's files, those of the variant or those of none."""
+    """How many tensors there are in the part's files."""
     from safetensors import safe_open
 
-    wanted = re.compile(r"(diffusion_pytorch_)?model" + (rf"\.{variant}" if variant else "") + r"(-\d+-of-\d+)?\.safetensors")
     count = 0
-    for path in part.glob("*.safetensors"):
-        if wanted.fullmatch(path.name):
-            with safe_open(path, "pt") as file:
-                count += len(file.keys())
+    for path in _weight_files(part, variant):
+        with safe_open(path, "pt") as file:
+            count += len(file.keys())
     return count

@@ -9,7 +9,10 @@ from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
 from torch import Tensor, nn
 
+from esd.models.encoders import text_encoders
 from esd.models.family import Condition, frozen, pictures, unit_noise
+from esd.models.hashes import fingerprint
+from esd.models.precision import lent
 from esd.models.samplers import Flow
 
 
@@ -19,6 +22,7 @@ class StableDiffusion3:
     def __init__(self, base: StableDiffusion3Pipeline, name: str):
         self.name, self.base = name, frozen(base)
         self.denoiser: nn.Module = base.transformer
+        self.base_hash = fingerprint(base.transformer)
         self.scheduler = FlowMatchEulerDiscreteScheduler.from_config(base.scheduler.config)
         size = base.transformer.config.sample_size
         self.latent_shape = (base.transformer.config.in_channels, size, size)
@@ -37,10 +41,10 @@ class StableDiffusion3:
         return Flow(self.scheduler, steps, mu=mu)
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Condition:
+    def encode(self, prompts: Sequence[str], device: torch.device | str = "cpu") -> Condition:
         """A pipeline without T5 has zeros in its place, as it was trained to do without it."""
-        device = self.base.text_encoder.device
-        states, _, pooled, _ = self.base.encode_prompt(list(prompts), None, None, device, do_classifier_free_guidance=False)
+        with lent(device, *text_encoders(self.base).values()):
+            states, _, pooled, _ = self.base.encode_prompt(list(prompts), None, None, device, do_classifier_free_guidance=False)
         return {"encoder_hidden_states": states.float(), "pooled_projections": pooled.float()}  # (P, S, D), (P, D')
 
     def noise(self, seeds: Sequence[int] | Tensor) -> Tensor:

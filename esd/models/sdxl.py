@@ -8,7 +8,10 @@ import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 from torch import Tensor, nn
 
+from esd.models.encoders import text_encoders
 from esd.models.family import Condition, frozen, pictures, unit_noise
+from esd.models.hashes import fingerprint
+from esd.models.precision import lent
 from esd.models.samplers import Euler
 
 
@@ -18,6 +21,7 @@ class StableDiffusionXL:
     def __init__(self, base: StableDiffusionXLPipeline, name: str):
         self.name, self.base = name, frozen(base)
         self.denoiser: nn.Module = base.unet
+        self.base_hash = fingerprint(base.unet)
         self.scheduler = EulerDiscreteScheduler.from_config(base.scheduler.config)
         size = base.unet.config.sample_size
         self.latent_shape = (base.unet.config.in_channels, size, size)
@@ -34,11 +38,11 @@ class StableDiffusionXL:
         return Euler(self.scheduler, steps)
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Condition:
+    def encode(self, prompts: Sequence[str], device: torch.device | str = "cpu") -> Condition:
         """∅ is zeros where the pipeline takes an absent negative prompt for zeros, which is how SDXL's base was trained
         without a prompt; the encoded empty text is something else to it."""
-        device = self.base.unet.device if self.base.text_encoder_2 is None else self.base.text_encoder_2.device
-        states, _, pooled, _ = self.base.encode_prompt(list(prompts), device=device, do_classifier_free_guidance=False)
+        with lent(device, *text_encoders(self.base).values()):
+            states, _, pooled, _ = self.base.encode_prompt(list(prompts), device=device, do_classifier_free_guidance=False)
         if self.base.config.force_zeros_for_empty_prompt:
             given = torch.tensor([prompt != "" for prompt in prompts], device=states.device)
             states, pooled = states * given[:, None, None], pooled * given[:, None]

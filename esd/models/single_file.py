@@ -39,12 +39,17 @@ def keys(path: Path) -> list[str]:
     return names
 
 
-def pipeline(path: Path):
-    """The checkpoint as a diffusers pipeline, float32, without a safety checker."""
+def pipeline(path: Path, **given):
+    """The checkpoint as a diffusers pipeline in the precision it has on disk, without a safety checker.
+
+    given: parts that are there already, and are not read.
+    """
     import diffusers
     import torch
     from diffusers.loaders.single_file_utils import SingleFileComponentError, fetch_diffusers_config, infer_diffusers_model_type
     from safetensors import safe_open
+
+    from esd.models.precision import dtype_on_disk
 
     names, beside = keys(path), path.with_suffix("")
     with safe_open(path, "pt") as file:  # the shapes tell the kind: the weights are not read twice
@@ -58,11 +63,13 @@ def pipeline(path: Path):
         config, family = hub.configs(fetch_diffusers_config(shapes)["pretrained_model_name_or_path"], beside), KINDS[looks]
     unused = {"safety_checker": None} if family == "StableDiffusionPipeline" else {}
     try:
-        found = getattr(diffusers, family).from_single_file(str(path), config=str(config), local_files_only=True, **unused)
+        found = getattr(diffusers, family).from_single_file(
+            str(path), config=str(config), dtype=dtype_on_disk([path]), local_files_only=True, **unused, **given
+        )
     except SingleFileComponentError as error:
         raise UserError(f"model.path={path} lacks a part ({error.message.splitlines()[0]}): give a full checkpoint") from error
     except NotImplementedError as error:  # torch's, for a tensor that the file did not fill
         raise UserError(f"model.path={path} lacks tensors of its U-Net or VAE: copy or download it again") from error
     if empty := folders.unfilled_tensor(found):
         raise UserError(f"model.path={path} lacks the tensor {empty}: copy or download it again")
-    return found.to(torch.float32)
+    return found

@@ -8,7 +8,10 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor, nn
 
+from esd.models.encoders import text_encoders
 from esd.models.family import Condition, frozen, pictures, unit_noise
+from esd.models.hashes import fingerprint
+from esd.models.precision import lent
 from esd.models.samplers import DDIM
 
 
@@ -18,6 +21,7 @@ class StableDiffusion:
     def __init__(self, base: StableDiffusionPipeline, name: str):
         self.name, self.base = name, frozen(base)
         self.denoiser: nn.Module = base.unet
+        self.base_hash = fingerprint(base.unet)
         # Schedules made for other samplers leave these three to DDIM's defaults, which clip latents and end elsewhere.
         config = base.scheduler.config
         end = {"set_alpha_to_one": config.get("set_alpha_to_one", False)}
@@ -36,8 +40,9 @@ class StableDiffusion:
         return DDIM(self.scheduler, steps)
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Condition:
-        states, _ = self.base.encode_prompt(list(prompts), self.base.text_encoder.device, 1, False)
+    def encode(self, prompts: Sequence[str], device: torch.device | str = "cpu") -> Condition:
+        with lent(device, *text_encoders(self.base).values()):
+            states, _ = self.base.encode_prompt(list(prompts), device, 1, False)
         return {"encoder_hidden_states": states.float()}  # (P, S, D)
 
     def noise(self, seeds: Sequence[int] | Tensor) -> Tensor:

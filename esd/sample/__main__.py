@@ -21,7 +21,6 @@ def main(cfg: DictConfig) -> None:
 
     from esd import models
     from esd.edits.edit import apply_edit, base_mismatch, check_edit, read_edit
-    from esd.models.hashes import fingerprint
     from esd.sample.pictures import grid, save_picture, to_image
     from esd.sample.sampling import sample
 
@@ -29,12 +28,12 @@ def main(cfg: DictConfig) -> None:
     models.folder_of(cfg.model.path)
     folder = Path(HydraConfig.get().runtime.output_dir)
     console = Console(highlight=False, markup=False)
-    model = models.load(cfg.model.path, cfg.model.name)
+    model = models.load(cfg.model.path, cfg.model.name, cfg.model.dtype)
     check_edit(model.denoiser, edit)
     asked = [prompt for prompt in prompts for _ in range(cfg.count)]
     seeds = [cfg.seed + n for _ in prompts for n in range(cfg.count)]
     console.print(f"{len(asked)} pictures each of base and edit, to {folder}", soft_wrap=True)
-    if said := base_mismatch(edit, fingerprint(model.denoiser), cfg.model.name, strict=False):
+    if said := base_mismatch(edit, model.base_hash, cfg.model.name, strict=False):
         console.print(f"warning: {said}", style="yellow", soft_wrap=True)
     look = {"steps": cfg.sampling_steps, "guidance": cfg.guidance}
     with Progress(console=console, transient=True) as progress:

@@ -24,7 +24,7 @@ def sample(
     device = next(denoiser.parameters()).device
     sampler = model.sampler(steps).to(device)
     unique = {prompt: row for row, prompt in enumerate(dict.fromkeys([negative, *prompts]))}
-    table = {name: tensor.to(device) for name, tensor in model.encode(list(unique)).items()}
+    table = {name: tensor.to(device) for name, tensor in model.encode(list(unique), device).items()}
     rows = torch.tensor([unique[prompt] for prompt in prompts])
     pictures = []
     for part, its_seeds in zip(rows.split(batch), torch.tensor(seeds).split(batch), strict=True):

@@ -28,10 +28,9 @@ def main() -> None:
 
     silence_libraries()
     from esd import models
-    from esd.models.hashes import fingerprint
 
     model = models.load(None, "emoji")
-    base_hash = fingerprint(model.denoiser)
+    base_hash = model.base_hash
     for file in folder.glob("*/metrics.json"):
         if json.loads(file.read_text())["record"]["base_hash"] != base_hash:
             print(f"{file.parent} was made from other weights than the model has now: made again", file=sys.stderr)

@@ -11,12 +11,17 @@ from omegaconf import DictConfig
 from pytorch_lightning import Trainer
 from rich.console import Console
 from rich.progress import Progress
+from torch import nn
 
+from esd import models
 from esd.command.checks import option_errors
+from esd.erasing import layers
 from esd.erasing.concepts import Concept
 from esd.erasing.prompts import PromptTable
 from esd.erasing.trajectories import Cache, Pool, StudentWalks, WalkingSource
 from esd.erasing.walk_store import WalkStore
+from esd.models import precision
+from esd.models.family import Model
 from esd.train.callbacks import AtomicCheckpointIO, ErasingBar
 
 
@@ -44,6 +49,18 @@ def optimizer_of(cfg: DictConfig) -> tuple[Callable, Callable]:
         optimizer, schedule = instantiate(cfg.optimizer), instantiate(cfg.schedule)
         schedule(optimizer([torch.nn.Parameter(torch.zeros(()))]))
     return optimizer, schedule
+
+
+def networks_of(cfg: DictConfig, rule: layers.LayerRule) -> tuple[Model, nn.Module, list[str]]:
+    """The configured model, the student, and the names of what the student trains.
+
+    The student is made of the weights on disk, before the frozen ones are rounded to what they are stored in.
+    """
+    model = models.load(cfg.model.path, cfg.model.name, "fp32" if cfg.model.dtype == "fp32" else "auto")
+    trained = layers.select_parameters(model.denoiser, rule)
+    student = layers.student_of(model.denoiser, trained)
+    precision.store(model.base, model.denoiser, cfg.model.dtype)
+    return model, student, trained
 
 
 def concept_template_pairs(prompts: PromptTable) -> list[tuple[int, int]]:

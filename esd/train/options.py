@@ -10,6 +10,7 @@ from omegaconf import MISSING, DictConfig
 
 from esd import UserError
 from esd.command.checks import require_at_least, require_one_of, texts
+from esd.models import DTYPES
 
 
 @dataclass
@@ -67,6 +68,7 @@ def check_train_options(cfg: DictConfig) -> None:
     if cfg.lr == 0:
         raise UserError("lr=0 trains nothing: for example lr=1e-5")
     require_one_of(cfg.objective, "objective", ("kept-erased", "erased", "kept"))
+    require_one_of(cfg.model.dtype, "model.dtype", DTYPES)
     require_one_of(cfg.logger.name, "logger.name", ("wandb", "csv", "none"))
     require_one_of(cfg.trajectories.name, "trajectories.name", ("student", "pool", "cache"))
     if cfg.trajectories.name == "pool":

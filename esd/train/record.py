@@ -41,6 +41,7 @@ def record_of(cfg: DictConfig, concepts: list[Concept], base_hash: str) -> dict:
         "optimizer": chosen["optimizer"],
         "schedule": chosen["schedule"],
         "precision": str(chosen["trainer"]["precision"]),
+        "dtype": cfg.model.dtype,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "command": command_line("esd.train", *without_resume(HydraConfig.get().overrides.task)),
         "versions": {"python": platform.python_version(), **{name: package_version(name) for name in packages}},

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from esd import UserError, files, models
+from esd import UserError, files
 from esd.command.checks import option_errors
 from esd.command.signals import IS_MAIN_PROCESS, Signals
 from esd.edits.edit import Edit, save_edit
@@ -20,10 +20,10 @@ from esd.erasing.erasure import Erasure
 from esd.erasing.prompts import PromptTable
 from esd.erasing.trajectories import WalkingSource
 from esd.files import write_json
-from esd.models.hashes import fingerprint
+from esd.models.encoders import release_text_encoders
 from esd.sample.sampling import sample
 from esd.train.announcement import announce
-from esd.train.build import optimizer_of, preserving_examples, source_of, trainer_of
+from esd.train.build import networks_of, optimizer_of, preserving_examples, source_of, trainer_of
 from esd.train.callbacks import BeforeAfterGrids, Checkpoints, newest_checkpoint
 from esd.train.loggers import build_loggers, finish_wandb, tolerate_upload_errors
 from esd.train.ranks import die_with_parent, stop_other_ranks
@@ -43,17 +43,16 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
         rule = layers.LayerRule(**OmegaConf.to_container(cfg.layers, resolve=True))
     trainer, optimizer, schedule = trainer_of(cfg, folder), *optimizer_of(cfg)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a help for debugging, at a cost
-    model = models.load(cfg.model.path, cfg.model.name)
-    trained = layers.select_parameters(model.denoiser, rule)
-    base_hash = fingerprint(model.denoiser)
-    prompts = PromptTable(model, concepts + kept, list(cfg.templates))
+    device, mixed = trainer.strategy.root_device, trainer.precision_plugin.forward_context
+    model, student, trained = networks_of(cfg, rule)
+    prompts, shown = PromptTable(model, concepts + kept, list(cfg.templates), device), grid_prompts(cfg, concepts)
+    if cfg.model.path is not None:
+        release_text_encoders(model, ["", *shown], model.encoders_again)
     sampler = model.sampler(cfg.sampling_steps)
-    student = layers.student_of(model.denoiser, trained)
     if cfg.gradient_checkpointing:
         student.enable_gradient_checkpointing()
     for denoiser in (model.denoiser, student) if cfg.compile else ():
         denoiser.compile()  # in place: the names of its weights stay
-    device, mixed = trainer.strategy.root_device, trainer.precision_plugin.forward_context
     for part in (model.denoiser, student, prompts, sampler):
         part.to(device)  # where a cache is rolled out
     parts = (model, sampler, prompts, cfg.guidance, model.denoiser, student)
@@ -67,7 +66,6 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
     checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoint_minutes, signals)
     module.to(device)
 
-    shown = grid_prompts(cfg, concepts)
     look = {"steps": min(30, cfg.sampling_steps), "guidance": cfg.guidance}
     with mixed():
         before = sample(model, student, shown, range(len(shown)), **look)  # the student is still the teacher
@@ -92,7 +90,7 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
             return math.nan
         if done == cfg.steps:  # nothing was left to train, and Lightning calls no callback
             grids.draw(trainer, module)
-        edit = Edit(module.trained_tensors(), record_of(cfg, concepts, base_hash))
+        edit = Edit(module.trained_tensors(), record_of(cfg, concepts, model.base_hash))
         save_edit(folder / "edit.safetensors", edit)
         examples = cfg.steps * cfg.batch * trainer.world_size
         metrics = {"training_seconds": round(checkpoints.seconds, 2), "steps": cfg.steps, "examples": examples}
@@ -100,7 +98,7 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
         if cfg.evaluate and cfg.model.name == "emoji":
             asked = [c.text for c in concepts], [c.erase_from for c in concepts]
             with mixed():
-                metrics |= {"precision": trainer.precision, **verdict(model, student, base_hash, *asked, console)}
+                metrics |= {"precision": trainer.precision, **verdict(model, student, model.base_hash, *asked, console)}
         write_json(folder / "metrics.json", {**metrics, "record": edit.record})
         with tolerate_upload_errors(loggers):
             log_verdict(metrics, loggers, folder)
