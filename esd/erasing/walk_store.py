@@ -23,7 +23,7 @@ from esd.erasing.concepts import Draw
 from esd.erasing.trajectories import Examples, WalkingSource
 from esd.erasing.walks import guide
 from esd.files import atomic_write, remove_partial_files
-from esd.models.hashes import tensor_hash
+from esd.models.hashes import fingerprint, tensor_hash
 
 VERSION = 1  # of the file's layout and of what the walks depend on
 
@@ -73,7 +73,7 @@ class WalkStore:
         at = (concept, template)
         return {
             "version": VERSION,
-            "base": source.model.base_hash,
+            "base": fingerprint(source.model.denoiser),  # as it is stored, which is what walks
             "c": source.prompts.texts[source.prompts.c[at]],
             "f": source.prompts.texts[source.prompts.f[at]],
             "sampler": type(source.sampler).__name__,

@@ -47,7 +47,7 @@ def store(pipeline: DiffusionPipeline, denoiser: nn.Module, dtype: str) -> None:
     if dtype == "fp32":
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
-                part.to(torch.float32)
+                part.float()
         return
     for parameter in denoiser.parameters():
         wanted = STORED.get(dtype, parameter.dtype) if parameter.dim() > 1 else torch.float32
