@@ -24,9 +24,9 @@ from esd.command.entry import ArgumentParser, fast_precision
 
 def main() -> None:
     parser = ArgumentParser(prog="python -m esd.bench", description=__doc__)
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=5, help="how often each is timed (5)")
     parser.add_argument("--only", nargs="+", metavar="PART", help="some of the parts; the others stay as they were measured")
-    parser.add_argument("--out", type=Path, default=Path("outputs/bench.json"))
+    parser.add_argument("--out", type=Path, default=Path("outputs/bench.json"), help="the results' file")
     parser.add_argument("--quality", type=Path, default=Path("outputs/bench-quality.json"), help="esd.bench.quality's results")
     options = parser.parse_args()
     from rich.console import Console

@@ -14,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from esd.command.entry import ArgumentParser
+
 GALLERY = Path("outputs/gallery")
 CASES = {
     "pizza": "concept=pizza",
@@ -53,7 +55,12 @@ def line(options: str, metrics: dict) -> str:
     return f"| {' | '.join(cells)} | {metrics['training_seconds']:.0f} s |"
 
 
-def main(names: list[str]) -> None:
+def main() -> None:
+    parser = ArgumentParser(prog="python -m esd.bench.gallery", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these, of {', '.join(CASES)}")
+    names = parser.parse_args().names
+    if unknown := [name for name in names if name not in CASES]:
+        parser.error(f"{unknown[0]} is none of {', '.join(CASES)}")
     found = GALLERY / "metrics.json"
     metrics = json.loads(found.read_text()) if found.is_file() else {}
     for name in names or CASES:
@@ -68,4 +75,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

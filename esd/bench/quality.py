@@ -190,8 +190,8 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, action="append", help="which, may be repeated; equal-steps and equal-time")
     parser.add_argument("--steps", type=int, default=50, help="of equal-steps")
     parser.add_argument("--batch", type=int, default=5, help="of equal-steps and equal-time")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--concepts", nargs="+", default=CONCEPTS)
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each kind (3)")
+    parser.add_argument("--concepts", nargs="+", default=CONCEPTS, help=f"what is erased ({' '.join(CONCEPTS)})")
     parser.add_argument("--sources", nargs="+", choices=SOURCES, default=SOURCES, metavar="SOURCE", help="of equal-steps alone")
     parser.add_argument("--walks", type=int, default=20, help="the cache's")
     parser.add_argument("--pictures", type=int, default=18, help="of the concept by name, and as many in styles")
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--sampling-steps", type=int, default=15, help="of a judged picture")
     parser.add_argument("--limit", type=float, default=40.0, help="seconds of training that a tuning run may take to erase")
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
-    parser.add_argument("--out", type=Path, default=Path("outputs/bench-quality.json"))
+    parser.add_argument("--out", type=Path, default=Path("outputs/bench-quality.json"), help="the results' file")
     options = parser.parse_args()
     from rich.console import Console
 

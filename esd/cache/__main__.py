@@ -19,9 +19,10 @@ def main() -> None:
 
     from esd.command.entry import ArgumentParser, fail
 
+    default = Path(os.environ.get("ESD_CACHE", "outputs/cache"))
     parser = ArgumentParser(prog="python -m esd.cache", description=main.__doc__)
-    parser.add_argument("action", nargs="?", choices=["show", "clear"], default="show")
-    parser.add_argument("--folder", type=Path, default=Path(os.environ.get("ESD_CACHE", "outputs/cache")))
+    parser.add_argument("action", nargs="?", choices=["show", "clear"], default="show", help="show (the default) or clear")
+    parser.add_argument("--folder", type=Path, default=default, help=f"where they lie ({default})")
     options = parser.parse_args()
     table, total = Table("concept", "erased from", "walks", "time steps", "base", "MB", box=None), 0
     if options.folder.exists() and not options.folder.is_dir():

@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from esd import UserError
+from esd.command.help import help_text
 from esd.command.signals import IS_MAIN_PROCESS
 from esd.command.words import check_readable, quote_free_text
 from esd.files import new_folder, remove_unused_folders, slug
@@ -119,6 +120,14 @@ def command(
 
         @functools.wraps(main)
         def start() -> object:
+            if any(argument in ("-h", "--help") for argument in sys.argv[1:]):
+                print(
+                    help_text(
+                        CONF / f"{config}.yaml",
+                        (sys.modules[main.__module__].__doc__ or "").partition(": ")[2].split(" See conf/")[0],
+                    )
+                )
+                return None
             os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us and not Hydra's printer
             try:
                 multirun = any(argument in ("-m", "--multirun") for argument in sys.argv[1:])

@@ -11,7 +11,7 @@ from esd.dashboard.workspace import workspace
 
 def main() -> None:
     parser = ArgumentParser(prog="python -m esd.dashboard", description=__doc__)
-    parser.add_argument("project", metavar="ENTITY/PROJECT")
+    parser.add_argument("project", metavar="ENTITY/PROJECT", help="where the runs are, for example my-team/esd")
     parser.add_argument("--print", action="store_true", dest="shown", help="show the definition and save nothing: no network")
     options = parser.parse_args()
     try:

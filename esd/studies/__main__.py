@@ -13,14 +13,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from esd.command.entry import ArgumentParser
+from esd.command.entry import CONF, ArgumentParser
+from esd.command.help import choices_of, description
 from esd.files import slug, write_json
 from esd.studies.study import STUDIES, Judge, print_table, table_of
 
 
 def main() -> None:
     parser = ArgumentParser(prog="python -m esd.studies", description=__doc__)
-    parser.add_argument("study", choices=STUDIES)
+    known = choices_of(CONF / "experiment" / "study")
+    parser.add_argument("study", choices=STUDIES, help="; ".join(f"{name}: {description(known[name])}" for name in STUDIES))
     study, further = (options := parser.parse_known_args())[0].study, options[1]
     folder = Path("outputs/studies", study + (f"-{slug(' '.join(further))}" if further else ""))
 
