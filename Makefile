@@ -1,6 +1,10 @@
 SHELL := /bin/bash
-PYTHON ?= python3.11
+PYTHON ?= python3.11 python3.12 python3.13 python3.14 python3
 PY := .venv/bin/python
+# The first of $(PYTHON) that runs, is 3.11 to 3.14, and can make a virtual environment.
+CHECK := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
+FOUND = $(shell for name in $(PYTHON); do "$$name" -c '$(CHECK)' 2>/dev/null && echo "$$name" && break; done)
+MISSING = $(error no Python 3.11 to 3.14 with pip and venv among "$(PYTHON)": install one, or name it with PYTHON=)
 export WANDB_SILENT := true
 
 .PHONY: help setup demo test faults bench bench-quality sweep studies gallery model-quality pretrain
@@ -8,8 +12,10 @@ export WANDB_SILENT := true
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
+# The lock is made by: uv pip compile pyproject.toml --universal --python-version 3.11 --extra dev --extra art \
+#   --generate-hashes --no-annotate --no-header -o requirements.lock
 .venv/done: requirements.lock pyproject.toml
-	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(if $(wildcard $(PY)),,$(or $(FOUND),$(MISSING)) -m venv .venv)
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
 	$(PY) -m uv pip install --quiet --python $(PY) --require-hashes -r requirements.lock
 	$(PY) -m uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
@@ -20,7 +26,8 @@ setup: .venv/done
 demo: setup  ## erase pizza from the embedded model: the main job, on a laptop
 	$(PY) -m esd.train concept=pizza
 
-test: setup  ## all tests
+test: setup  ## the linter and all tests; FAST=1: those that a change needs, in two minutes
+	$(PY) -m ruff check . && $(PY) -m ruff format --check .
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile
 
 faults: setup  ## kill -9, signals, full disks, damaged files, …, each tried many times: a table

@@ -67,18 +67,18 @@ def test_lines_pool_counts_and_not_rates(capsys):
         ("esd-u", "owl", 1), ("esd-u", "all", 1), ("esd-x", "owl", 1), ("esd-x", "pizza", 1), ("esd-x", "all", 2),
     ]  # fmt: skip
     assert lines[-1]["erased"]["edit"] == rate_figure(6, 48) and lines[-1]["kept"]["edit"] == rate_figure(126, 168)
-    study.print_table("objects", lines)
+    study.print_table(*study.columns_and_rows("objects", lines))
     said = capsys.readouterr().out.splitlines()
     assert said[1] == "| concept | esd-x seen, by name | esd-x others right | esd-u seen, by name | esd-u others right |"
     assert any(line.startswith("| all | 83 → 12.5 % (5.9–24.7 %) of 48 | 95 → 75.0 % (67.9–80.9 %) of 168 |") for line in said)
     assert "| pizza | 83 → 0.0 % (0.0–13.8 %) of 24 | 95 → 100.0 % (95.6–100.0 %) of 84 |  |  |" in said
     for weight, it in zip((1.0, 10.0), runs, strict=False):
         it["record"] |= {"preserve": "auto", "preserve_weight": weight}
-    study.print_table("preserve", study.table_of("preserve", runs[:2]))
+    study.print_table(*study.columns_and_rows("preserve", study.table_of("preserve", runs[:2])))
     said = capsys.readouterr().out.splitlines()
     assert said[1] == "| preserve weight | owl seen, by name | owl others right | pizza seen, by name | pizza others right |"
     assert [line.split("|")[1].strip() for line in said[3:]] == ["1.0", "10.0"]
-    study.print_table("many", study.table_of("many", runs[:2]))
+    study.print_table(*study.columns_and_rows("many", study.table_of("many", runs[:2])))
     assert capsys.readouterr().out.splitlines()[1].startswith("| concepts | preserve weight 1: seen, by name |")
     (line,) = study.table_of("eta", runs[:2])[:1]
     assert (line["layers"], line["eta"], line["runs"]) == ("esd-x", 1.0, 2)

@@ -2,7 +2,8 @@
 
 Everything is measured side by side in this one process, on the embedded model, training ESD-x for "pizza" in the precision
 that training has on this machine; a time is the median of several turns, in which what is compared alternates. Prints the
-figures beside their bars, writes outputs/bench.json. How well the sources erase is esd.bench.quality's to measure.
+figures beside their bars, writes outputs/bench.json, and for the results page outputs/gallery/bench.json. How well the
+sources erase is esd.bench.quality's to measure.
 """
 
 from __future__ import annotations
@@ -16,10 +17,16 @@ from pathlib import Path
 import torch
 
 from esd.bench.bars import rows_of
-from esd.bench.cost import costs, layouts, overhead, processor, rolled_out, start_up, sweep, switches, until_erased
+from esd.bench.cost import costs, layouts, overhead, rolled_out, start_up, sweep, switches, until_erased
 from esd.bench.loop import store_in
 from esd.bench.memory import memory
 from esd.command.entry import ArgumentParser, fast_precision
+from esd.report.result import processor, write_result
+
+COSTS = """A plain implementation walks from noise to x_t for every example: about 52 forwards, of which 49 are walking. \
+`student` is that, the paper's own. `pool` keeps a batch of walks in flight, spread over the schedule: the frozen model's \
+predictions at each serve the loss, and the edited model's (with `trajectories.walker=frozen` the frozen model's) the step \
+that moves it on. `cache` keeps the frozen model's walks on disk and trains with the student alone."""
 
 
 def main() -> None:
@@ -70,6 +77,13 @@ def main() -> None:
         table.add_row(row.figure, row.measured, row.bar, {True: "yes", False: "NO", None: ""}[row.holds])
     console.print(table)
     write_json(options.out, {**found, "figures": [row._asdict() for row in rows]})
+    write_result(
+        "bench", title="Where x_t comes from: what it costs", text=COSTS, command="python -m esd.bench",
+        columns=["figure", "measured", "bar", "holds?"],
+        rows=[[row.figure, row.measured, row.bar, {True: "yes", False: "**no**", None: ""}[row.holds]] for row in rows],
+        makers=["esd/bench/__main__.py", "esd/bench/bars.py", "esd/bench/cost.py", "esd/bench/loop.py", "esd/bench/memory.py"],
+        notes=[f"{found['machine']}, {found['precision']}, torch {found['torch']}."],
+    )  # fmt: skip
     console.print(f"all figures: {options.out}; {sum(found['seconds'].values()) / 60:.1f} minutes")
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -215,9 +214,3 @@ def switches(model, store: WalkStore, turns: int) -> dict:
 def until_erased(file: Path) -> dict:
     """Of each source, how many times less training time than `student` it took; nothing where it was not measured."""
     return ratios(json.loads(file.read_text())) if file.is_file() else {}
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = info.read_text().partition("model name")[2].partition("\n")[0] if info.is_file() else ""
-    return names.strip("\t :") or platform.processor() or platform.machine()

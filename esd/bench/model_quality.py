@@ -1,8 +1,8 @@
 """python -m esd.bench.model_quality: how well the embedded model draws, by its judge. About five minutes on 2 cores.
 
 Every trained (object, style) pair, every pair that was held out of its training, every object without a style, every
-category: each with four noises (a category with sixteen), DDIM 30, guidance 3. Leaves outputs/quality/metrics.json and
-the sheet of all objects, outputs/quality/objects.png.
+category: each with four noises (a category with sixteen), DDIM 30, guidance 3. Leaves outputs/quality/metrics.json, the
+sheet of all objects, outputs/quality/objects.png, and for the results page outputs/gallery/model-quality.json.
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ from pathlib import Path
 
 from esd.models.quiet import silence_libraries
 from esd.protocols.emoji import Row, draw, measure_pictures
+
+TEXT = """Every (object, style) pair it was trained on and every one held out, every object without a style: four noises each; \
+categories and styles: sixteen. DDIM 30, guidance 3. We ask 98 % of the trained pairs' objects, 95 % of their styles, 98 % of \
+objects without a style, 90 % of each category; of the held-out pairs nothing: they show what it composes."""
 
 
 def main(folder: Path) -> None:
@@ -26,6 +30,7 @@ def main(folder: Path) -> None:
     from esd.emoji.subject import Subject, subject
     from esd.files import write_json
     from esd.metrics.counts import format_figure
+    from esd.report.result import write_result
     from esd.sample.pictures import save_picture, to_image
 
     console = Console(highlight=False)
@@ -72,11 +77,18 @@ def main(folder: Path) -> None:
         "a style without an object": count("style", "style"),
         **{name: count(name, "both") for name in groups if name.startswith("category")},
     }
-    table = Table("asked for", "right", "95 % interval", box=None)
+    columns, cells = ["asked for", "right", "95 % interval"], []
     for name, value in lines.items():
         low, high = value["interval"]
-        table.add_row(name, format_figure(value), f"{100 * low:.1f} to {100 * high:.1f} %")
+        cells.append([name, format_figure(value), f"{100 * low:.1f} to {100 * high:.1f} %"])
+    table = Table(*columns, box=None)
+    for row in cells:
+        table.add_row(*row)
     console.print(table)
+    write_result(
+        "model-quality", title="How well the embedded model draws", text=TEXT, command="python -m esd.bench.model_quality",
+        columns=columns, rows=cells, makers=["esd/bench/model_quality.py"],
+    )  # fmt: skip
     write_json(folder / "metrics.json", lines)
 
     index = {(row.prompt, row.seed): i for i, row in enumerate(rows)}

@@ -11,7 +11,8 @@ start. Three parts, which can be chosen with --part:
 
 Two processes of one thread each do the runs: more robust than one of two threads, and every run has the same company. A
 roll-out of the cache and the drawing and judging of pictures do not count as training time. After every run
-outputs/bench-quality.json is written, from which a repeated command goes on; the tables are of what is there.
+outputs/bench-quality.json is written, from which a repeated command goes on; the tables are of what is there, and lie for the
+results page in outputs/gallery/quality.json and until-erased.json.
 """
 
 from __future__ import annotations
@@ -30,12 +31,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from esd.bench.loop import DEFAULT, SOURCES, Loop, mixed, store_in  # noqa: E402
-from esd.bench.quality_tables import OTHERS, PARTS, RULES, SEEN, Run, tables, tuned  # noqa: E402
+from esd.bench.quality_tables import OTHERS, PARTS, RULES, SEEN, Run, base_line, by_effort, by_rate, tables, tuned, until_lines  # noqa: E402
 from esd.models.quiet import silence_libraries
 from esd.protocols import Row, emoji
+from esd.report.result import write_result
 
 silence_libraries()
 
+EQUAL = """Four objects, a style and a category, three seeds each, trained by every source at the same steps and in the same \
+time (that of the default source's steps). Kept: other objects that are still right."""
+UNTIL = """ESD-x: training time until the concept is seen in at most 3 %, each source at the batch and learning rate that \
+erased two other concepts soonest. A style by its bare name is among the concepts."""
 CONCEPTS = ["pizza", "owl", "rocket", "umbrella", "twemoji style", "weapon"]
 LR = {"esd-x": 2e-4, "esd-u": 1e-4}
 TRIED = {  # batch and learning rate, source by source
@@ -247,6 +253,19 @@ def main() -> None:
                     raise
     for line in tables(found):
         console.print(line, soft_wrap=True)
+    makers, typed = ["esd/bench/loop.py", "esd/bench/quality.py", "esd/bench/quality_tables.py"], "python -m esd.bench.quality"
+    columns, rows = by_effort(found)
+    if rows:
+        write_result(
+            "quality", title="Do the cheaper sources erase as well?", text=EQUAL, command=typed,
+            columns=columns, rows=rows, notes=[f"Of the {base_line(found)}."], makers=makers,
+        )  # fmt: skip
+    columns, rows = by_rate(found, "until-erased")
+    if rows:
+        write_result(
+            "until-erased", title="Training until the concept is gone", text=UNTIL, command=f"{typed} --part until-erased",
+            columns=columns, rows=rows, notes=[f"{line.strip().capitalize()}." for line in until_lines(found)], makers=makers,
+        )  # fmt: skip
     console.print(f"all runs: {options.out}")
 
 

@@ -113,18 +113,8 @@ def median(results: list[dict], name: str, digits: int) -> str:
     return f"{statistics.median(result[name] for result in results):.{digits}f}"
 
 
-def markdown(head: str, rows: list[list[str]]) -> Iterator[str]:
-    yield head
-    yield "|---" * (head.count("|") - 1) + "|"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
-
-
-def tables(found: dict) -> Iterator[str]:
-    """What there is, as Markdown: the sources at equal steps beside equal time, tuning, and until erased."""
-    if base := [found[key] for key in found if key.startswith("base/") and key.removeprefix("base/") not in OTHERS]:
-        seen, kept = pooled(base)
-        yield f"base model: seen {seen}; kept {kept}"
+def by_effort(found: dict) -> tuple[list[str], list[list[str]]]:
+    """The sources at equal steps beside equal time: columns and rows."""
     columns = [(part, layers) for layers in RULES for part in ("equal-steps", "equal-time")]
     alike = {(part, *case): runs for part in PARTS for case, runs in grouped(found, part, "layers", "source", "batch").items()}
     rows = []
@@ -138,23 +128,54 @@ def tables(found: dict) -> Iterator[str]:
             else:
                 row.append("")
         rows.append(row)
-    if rows:
-        head = [f"{layers}, {part.replace('equal-', 'the same ')}" for part, layers in columns]
-        yield from markdown(f"| source | batch | {' | '.join(head)} |", rows)
-    for part in ("tuning", "until-erased"):
-        rows = [
-            [source, str(batch), f"{lr:g}", f"{sum(result['erased'] for result in results)} of {len(results)}",
-             *pooled(results), median(results, "steps", 0), median(results, "seconds", 1)]
-            for (source, batch, lr), results in grouped(found, part, "source", "batch", "lr").items()
-        ]  # fmt: skip
-        if rows:
-            yield f"\n{part}:"
-            yield from markdown("| source | batch | lr | erased in time | still seen | kept | steps | seconds |", rows)
-    figures = medians(found)
-    for source, figure in figures.items():
+    return ["source", "batch", *(f"{layers}, {part.replace('equal-', 'the same ')}" for part, layers in columns)], rows
+
+
+def by_rate(found: dict, part: str) -> tuple[list[str], list[list[str]]]:
+    """The runs of "tuning" or "until-erased", those of one source, batch and learning rate in a row: columns and rows."""
+    rows = [
+        [source, str(batch), f"{lr:g}", f"{sum(result['erased'] for result in results)} of {len(results)}",
+         *pooled(results), median(results, "steps", 0), median(results, "seconds", 1)]
+        for (source, batch, lr), results in grouped(found, part, "source", "batch", "lr").items()
+    ]  # fmt: skip
+    return ["source", "batch", "lr", "erased in time", "still seen", "kept", "steps", "seconds"], rows
+
+
+def base_line(found: dict) -> str:
+    """What the base model shows, or nothing where it was not judged."""
+    base = [found[key] for key in found if key.startswith("base/") and key.removeprefix("base/") not in OTHERS]
+    seen, kept = pooled(base) if base else ("", "")
+    return f"base model: seen {seen}; kept {kept}" if base else ""
+
+
+def until_lines(found: dict) -> Iterator[str]:
+    """How long each source trained until erased, and how many times less that is than the student source's."""
+    for source, figure in medians(found).items():
         line = f"until seen in at most {100 * SEEN:.0f} %, {source}: {figure['erased']} of {figure['runs']} runs came to it, "
         yield line + (
             f"the median after {figure['seconds']:.1f} s of training" if math.isfinite(figure["seconds"]) else "too few"
         )
     for source, ratio in ratios({"runs": found}).items():
         yield f"  {source} in {ratio:.1f} times less training time than student"
+
+
+def markdown(columns: list[str], rows: list[list[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(columns)} |"
+    yield "|---" * len(columns) + "|"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def tables(found: dict) -> Iterator[str]:
+    """What there is, as Markdown: the sources at equal steps beside equal time, tuning, and until erased."""
+    if line := base_line(found):
+        yield line
+    columns, rows = by_effort(found)
+    if rows:
+        yield from markdown(columns, rows)
+    for part in ("tuning", "until-erased"):
+        columns, rows = by_rate(found, part)
+        if rows:
+            yield f"\n{part}:"
+            yield from markdown(columns, rows)
+    yield from until_lines(found)

@@ -1,13 +1,15 @@
 """python -m esd.studies objects: what an erasure does to the concept and to the rest, as a table.
 
 A study is a sweep of the embedded model, conf/experiment/study/NAME.yaml. This trains what outputs/studies/NAME does not
-hold yet, two runs at a time, draws more pictures where the study needs more than a run's own verdict, prints the table and
-leaves it as table.json beside the runs. Further arguments go to python -m esd.train, for example hydra/launcher=basic.
+hold yet, two runs at a time, draws more pictures where the study needs more than a run's own verdict, prints the table,
+leaves it as table.json beside the runs, and for the results page as outputs/gallery/NAME.json. Further arguments go to
+python -m esd.train, for example hydra/launcher=basic.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,8 @@ from pathlib import Path
 from esd.command.entry import CONF, ArgumentParser
 from esd.command.help import choices_of, description
 from esd.files import slug, write_json
-from esd.studies.study import STUDIES, Judge, print_table, table_of
+from esd.report.result import write_result
+from esd.studies.study import STUDIES, WORDS, Judge, columns_and_rows, print_table, table_of
 
 
 def main() -> None:
@@ -54,7 +57,13 @@ def main() -> None:
     if runs:
         lines = table_of(study, runs)
         write_json(folder / "table.json", {"study": study, "base_hash": base_hash, "lines": lines})
-        print_table(study, lines)
+        columns, rows = columns_and_rows(study, lines)
+        print_table(columns, rows)
+        (title, text), typed = WORDS[study], shlex.join(["python", "-m", "esd.studies", study, *further])
+        write_result(
+            folder.name, title=title + (f": {' '.join(further)}" if further else ""), text=text, command=typed,
+            columns=columns, rows=rows, makers=["esd/studies", f"conf/experiment/study/{study}.yaml"],
+        )  # fmt: skip
     sys.exit(code)
 
 

@@ -20,6 +20,11 @@ from trials import Faults, Outcome
 
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
+TEXT = """Real runs on a tiny model are killed, signalled, starved of disk and memory, and given damaged files, at random \
+moments. Lost: work that `resume=` does not bring back, or an `edit.safetensors` that differs from an undisturbed run's by one \
+byte. Wrong: any other breach of what is promised. A blow that came too late is not counted. Bad input, hostile files, several \
+devices, W&B refusing and odd places are tried by `tests/faults/` on every `make test`."""
+
 
 def tried(options: argparse.Namespace, model: Path, folder: Path) -> list[Outcome]:
     """All trials, spread over workers with a server each."""
@@ -73,17 +78,26 @@ def main() -> None:
     options = parser.parse_args()
     from tiny import tiny_pipeline
 
+    from esd.report.result import GALLERY, write_result
+
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         model = tiny_pipeline(Path(folder) / "tiny")
         outcomes = tried(options, model, Path(folder))
-    print("| fault | tried | lost | wrong |\n|---|---|---|---|")
+    columns, rows = ["fault", "tried", "lost", "wrong"], []
     counted = [outcome for outcome in outcomes if outcome.struck or outcome.lost or outcome.wrong]
     for fault in dict.fromkeys(outcome.fault.partition(", ")[0] for outcome in counted):
         tried_so = [outcome for outcome in counted if outcome.fault.partition(", ")[0] == fault]
         where = Counter(outcome.fault.partition(", ")[2] for outcome in tried_so)
         named = f" ({', '.join(f'{place} {times}' for place, times in sorted(where.items()))})" if any(where) else ""
         lost, wrong = (sum(bool(getattr(outcome, kind)) for outcome in tried_so) for kind in ("lost", "wrong"))
-        print(f"| {fault}{named} | {len(tried_so)} | {lost} | {wrong} |")
+        rows.append([f"{fault}{named}", len(tried_so), lost, wrong])
+    for cells in (columns, ["---"] * 4, *rows):
+        print(f"| {' | '.join(map(str, cells))} |")
+    write_result(
+        "faults", title="Nothing lost", text=TEXT, command="make faults", columns=columns, rows=rows,
+        makers=["tests/faults/table.py", "tests/faults/trials.py", "tests/faults/harness.py"],
+        weights="random (a tiny model)", folder=ROOT / GALLERY,
+    )  # fmt: skip
     sys.exit(any(outcome.lost or outcome.wrong for outcome in outcomes))
 
 
