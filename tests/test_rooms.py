@@ -1,6 +1,7 @@
 """Imports run one way: the table of which room may import which, held against every import in the package."""
 
 import ast
+import functools
 from pathlib import Path
 
 from tiny import ROOT
@@ -79,6 +80,7 @@ def test_the_package_is_seen_at_a_glance():
 def test_what_is_imported_is_there():
     """Lazy imports too, which break only where they are run: each name is one that the file defines, or a module."""
 
+    @functools.cache
     def names(module: str) -> set[str]:
         path = ROOT / module.replace(".", "/")
         file = path.with_suffix(".py")
@@ -94,7 +96,18 @@ def test_what_is_imported_is_there():
         return found | set(esd.__all__) if module == "esd" else found
 
     for file in [*FILES, *sorted((ROOT / "tests").rglob("*.py"))]:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        tree, modules = ast.parse(file.read_text(encoding="utf-8")), {}
+        for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "esd":
                 missing = {name.name for name in node.names} - names(node.module)
                 assert not missing, f"{file.relative_to(ROOT)}: {node.module} has no {missing}"
+                inside = ROOT / node.module.replace(".", "/")
+                modules |= {
+                    name.asname or name.name: f"{node.module}.{name.name}"
+                    for name in node.names
+                    if (inside / name.name).is_dir() or (inside / f"{name.name}.py").is_file()
+                }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+                module = modules[node.value.id]
+                assert node.attr in names(module) | {"__doc__", "__file__"}, f"{file.relative_to(ROOT)}: {module}.{node.attr}"
