@@ -211,7 +211,6 @@ def main() -> None:
 
     from esd import models
     from esd.files import write_json
-    from esd.models.hashes import fingerprint
 
     console = Console(highlight=False)
     sizes = {"steps": options.steps, "batch": options.batch, "walks": options.walks, "limit": options.limit,
