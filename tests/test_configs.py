@@ -63,7 +63,8 @@ def test_a_models_defaults_give_way_to_the_command_line():
 
 
 def test_auto_preserves_what_is_shipped_but_for_what_shares_a_word_with_the_concept():
-    from esd.train.run_prompts import SHIPPED, concepts_of
+    from esd.protocols.everyday import SHIPPED
+    from esd.train.run_prompts import concepts_of
 
     def kept(*overrides):
         return [concept.text for concept in concepts_of(composed("preserve=auto", "preserve_weight=3", *overrides))[1]]
@@ -87,12 +88,14 @@ def test_the_grid_does_not_show_as_kept_what_is_erased():
         cfg = composed(*overrides)
         return grid_prompts(cfg, concepts_of(cfg)[0])
 
-    assert shown("model.kept=[a carrot,an owl]", "concept=[car]") == ["car"] * 3 + ["a carrot", "an owl"]
+    assert shown("model.kept=[a carrot,an owl]", "concept=[car]", "grid=5") == ["car"] * 3 + ["a carrot", "an owl"]
+    assert shown("concept=[car]", "grid=2") == ["car", "a cat"] and shown("concept=[car]", "grid=0") == []
+    assert shown("concept=[car]", "grid=1") == ["car"] and len(shown("concept=[car]", "grid=20")) == 20
     assert shown("concept=[Cat,pizza]", "templates=['{}','a {}']") == [
         "Cat",
         "a Cat",
         "pizza",
         "a pizza",
-        *composed().model.kept[1:],
+        *composed().model.kept[1:5],
     ]
     assert "a car" in shown("concept=bomb", "erase_from=weapon")

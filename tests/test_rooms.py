@@ -18,7 +18,7 @@ ROOMS = {  # from the ground up: a room may import those named beside it, and on
     "edits": "__init__ files models",
     "erasing": "__init__ files models edits",
     "command": "__init__ files",
-    "metrics": "__init__ files emoji",
+    "metrics": "__init__ files emoji models",
     "sample": f"__init__ files command {METHOD}",
     "protocols": "__init__ files command models emoji metrics sample",
     "train": f"__init__ files {BELOW}",

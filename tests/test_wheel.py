@@ -27,7 +27,7 @@ def test_the_wheel_holds_all_it_needs_and_no_more(wheel):
         "esd/conf/train.yaml",
         "esd/emoji/model/unet/config.json",
         "esd/emoji/judge/judge.safetensors",
-        "esd/train/everyday.txt",
+        "esd/protocols/everyday.txt",
         "esd/emoji/art/noto.webp",
     ):
         assert needed in names

@@ -1,13 +1,16 @@
 """python -m esd.bench.quality: do the cheaper sources of x_t erase as well as the paper's? About an hour on 2 cores.
 
 Six concepts (four objects, a style, a category) × ESD-x and ESD-u × three seeds, each trained by every source from the same
-start. Three parts, which can be chosen with --part:
+start. Four parts, which can be chosen with --part:
 
     equal-steps    the same number of optimiser steps at the same batch
     equal-time     the same training time: what the default source takes for these steps (the student source also at the
                    paper's batch of 1, where its steps are cheapest)
     until-erased   ESD-x: training time until the concept is seen in at most 3 %, each source at its own best batch and
                    learning rate, tuned on other concepts. Not in the hour: another one
+    small-batch    ESD-x at batch 1 (the paper's, where the default source is a single walk) and 2, by the paper's source
+                   and the default one: 60 steps, and the paper's 1000, at rates that go equally far; short runs
+                   first. Not in the hour: several
 
 Two processes of one thread each do the runs: more robust than one of two threads, and every run has the same company. A
 roll-out of the cache and the drawing and judging of pictures do not count as training time. After every run
@@ -48,6 +51,7 @@ TRIED = {  # batch and learning rate, source by source
     "student": ((1, 2), (4e-4, 8e-4, 1.6e-3)),
     **dict.fromkeys(list(SOURCES)[1:], ((2, 4), (4e-4, 8e-4, 1.6e-3))),
 }
+SHORT, LONG = (60, 8e-4), (1000, 4.8e-5)  # small-batch's steps and learning rates: the product is the same
 FIRST_LOOK = 0.25  # seconds of training; a late one would be the best that the cheapest source can come to
 GROWS = (1.2, 1.5)  # the next look comes at so many times the training time; the second while most still show the concept
 
@@ -182,10 +186,22 @@ def until_erased(found: dict, sizes: dict) -> Iterator[tuple]:
                 yield "until_erased", run.key, (run, 2 * sizes["limit"])
 
 
+def small_batch(found: dict, sizes: dict) -> Iterator[tuple]:
+    """Short runs before long ones, and the cheap source first: a table of some of it is there early."""
+    for steps, lr in (SHORT, LONG):
+        for seed in range(sizes["seeds"]):
+            for batch in (1, 2):
+                for source in (DEFAULT, "student"):
+                    for concept in sizes["concepts"]:
+                        run = Run("small-batch", concept, "esd-x", seed, source, batch, lr)
+                        yield "trained", run.key, (run, steps, math.inf)
+
+
 STAGES = {
     "equal-steps": [equal_steps],
     "equal-time": [equal_steps, equal_time],
     "until-erased": [tuning, until_erased],
+    "small-batch": [small_batch],
 }
 
 

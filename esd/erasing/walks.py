@@ -42,11 +42,13 @@ def predict(
 def walk(
     model: Model, denoiser: nn.Module, sampler: Sampler, x: Tensor, start: Tensor, stop: Tensor,
     condition: Condition, null: Condition, guidance: float, visit: Callable[..., None] | None = None, stride: int = 1,
+    moved: Callable[[int], None] = lambda n: None,
 ) -> Tensor:  # fmt: skip
     """Walk each latent of x (B, C, h, w) from position start (B,) to position stop (B,), N being the picture, in strides
     of so many positions.
 
-    Those that have arrived wait, at no cost. visit(rows, x, eps_c, eps_null) is shown what was predicted at every stop.
+    Those that have arrived wait, at no cost. visit(rows, x, eps_c, eps_null) is shown what was predicted at every stop;
+    moved(n) is told of every n that went on by one stride.
     """
     x, position = x.clone(), start.clone()
     while len(rows := (position < stop).nonzero().flatten()):
@@ -60,4 +62,5 @@ def walk(
                 visit(rows, at, here, eps_c, eps_null)
         position[rows] = torch.minimum(at + stride, stop[rows])
         x[rows] = sampler.step(here, eps, at, position[rows])
+        moved(len(rows))
     return x

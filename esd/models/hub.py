@@ -45,10 +45,10 @@ def configs(name: str, beside: Path) -> Path:
     return Path(snapshot_download(name, allow_patterns=CONFIGS, etag_timeout=WAIT))
 
 
-def require_reachable(name: str, only: str = "", to: Path | None = None) -> None:
+def require_reachable(name: str, only: str = "", to: Path | None = None, option: str = "model.path") -> None:
     """Ask the hub for the model once. Raises UserError where it cannot be had, with what to download and where to put it.
 
-    only, to: options and folder of that download; nothing: all of it, for model.path.
+    only, to: options and folder of that download; nothing: all of it, for model.path. option: what named it.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
@@ -63,7 +63,7 @@ def require_reachable(name: str, only: str = "", to: Path | None = None) -> None
     except GatedRepoError as error:
         raise UserError(f"{name} is gated: accept its licence on huggingface.co/{name}, then type: hf auth login") from error
     except RepositoryNotFoundError as error:
-        raise UserError(f"model.path={name} is no folder here and no model on the hub: check its spelling") from error
+        raise UserError(f"{option}={name} is no folder here and no model on the hub: check its spelling") from error
     except HfHubHTTPError as error:
         raise UserError(f"the hub refuses {name}: {str(error).splitlines()[0]}") from error
     except Exception as error:  # "no connection" is raised by whichever network library the hub's own uses today

@@ -17,9 +17,9 @@ def main(cfg: DictConfig) -> None:
     require_at_least(cfg, count=1, sampling_steps=1, seed=0, guidance=0.0)
     from hydra.core.hydra_config import HydraConfig
     from rich.console import Console
-    from rich.progress import Progress
 
     from esd import models
+    from esd.command.progress import progress
     from esd.edits.edit import apply_edit, base_mismatch, check_edit, read_edit
     from esd.sample.pictures import grid, save_picture, to_image
     from esd.sample.sampling import sample
@@ -36,13 +36,13 @@ def main(cfg: DictConfig) -> None:
     if said := base_mismatch(edit, model.base_hash, cfg.model.name, strict=False):
         console.print(f"warning: {said}", style="yellow", soft_wrap=True)
     look = {"steps": cfg.sampling_steps, "guidance": cfg.guidance}
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("Drawing", total=2 * len(asked))
+    with progress(console, "pictures") as bar:
+        task = bar.add_task("Drawing", total=2 * len(asked))
         drawn = {}
         for name in ("base", "edit"):
             if name == "edit":
                 apply_edit(model.denoiser, edit)
-            drawn[name] = sample(model, model.denoiser, asked, seeds, done=lambda n: progress.advance(task, n), **look)
+            drawn[name] = sample(model, model.denoiser, asked, seeds, done=lambda n: bar.advance(task, n), **look)
     names: dict[str, str] = {}  # of different prompts different ones
     for prompt in prompts:
         names.setdefault(prompt, slug(prompt) + (f"-{len(names)}" if slug(prompt) in names.values() else ""))

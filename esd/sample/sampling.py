@@ -14,13 +14,14 @@ from esd.models.family import Model
 @torch.inference_mode()
 def sample(
     model: Model, denoiser: nn.Module, prompts: Sequence[str], seeds: Sequence[int], *, steps: int,
-    guidance: float, negative: str = "", batch: int | None = None, done: Callable[[int], None] = lambda n: None,
+    guidance: float, negative: str = "", batch: int | None = None, done: Callable[[float], None] = lambda n: None,
 ) -> Tensor:  # fmt: skip
-    """One picture for each (prompt, seed): (n, 3, H, W) in [0, 1], on the CPU. done(n) is told of every n finished.
+    """One picture for each (prompt, seed): (n, 3, H, W) in [0, 1], on the CPU. done(n) is told of the steps as they are
+    made, in pictures: a step of thirty is a thirtieth of one.
 
-    batch: pictures drawn at once; nothing: as many as have the size of four of Stable Diffusion 1's together.
+    batch: pictures drawn at once; nothing: as many as suit the model's size.
     """
-    batch = batch or max(1, 4 * 64 * 64 // (model.latent_shape[-1] * model.latent_shape[-2]))
+    batch = batch or pictures_at_once(model)
     device = next(denoiser.parameters()).device
     sampler = model.sampler(steps).to(device)
     unique = {prompt: row for row, prompt in enumerate(dict.fromkeys([negative, *prompts]))}
@@ -31,7 +32,12 @@ def sample(
         x = sampler.start(model.noise(its_seeds).to(device))  # (b, C, h, w)
         start = torch.zeros(len(part), dtype=torch.int64, device=device)
         condition, null = select_rows(table, part), select_rows(table, torch.zeros_like(part))
-        x = walk(model, denoiser, sampler, x, start, torch.full_like(start, len(sampler)), condition, null, guidance)
+        stop = torch.full_like(start, len(sampler))
+        x = walk(model, denoiser, sampler, x, start, stop, condition, null, guidance, moved=lambda n: done(n / len(sampler)))
         pictures.append(model.decode(x).cpu())
-        done(len(part))
     return torch.cat(pictures)  # (n, 3, H, W)
+
+
+def pictures_at_once(model: Model) -> int:
+    """As many as have the size of four of Stable Diffusion 1's together."""
+    return max(1, 4 * 64 * 64 // (model.latent_shape[-1] * model.latent_shape[-2]))

@@ -10,11 +10,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning import Trainer
 from rich.console import Console
-from rich.progress import Progress
 from torch import nn
 
 from esd import models
 from esd.command.checks import option_errors
+from esd.command.progress import progress
 from esd.erasing import layers
 from esd.erasing.concepts import Concept
 from esd.erasing.prompts import PromptTable
@@ -84,9 +84,9 @@ def source_of(cfg: DictConfig, module_parts: tuple, walks: WalkingSource, consol
     dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}[options.dtype]
     store = WalkStore(options.folder, options.walks, options.seed, dtype, options.chunk, options.limit)
     prompts, pairs = walks.prompts, concept_template_pairs(walks.prompts)
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("Rolling out", total=len(pairs) * options.walks * len(walks.sampler))
-        found = {pair: store.get(walks, *pair, lambda n: progress.advance(task, n)) for pair in pairs}
+    with progress(console, "steps") as bar:
+        task = bar.add_task("Rolling out", total=len(pairs) * options.walks * len(walks.sampler))
+        found = {pair: store.get(walks, *pair, lambda n: bar.advance(task, n)) for pair in pairs}
     walks.model.denoiser.cpu()  # what the student shares with it goes back to the device with the student
     rows = [
         [found[k, j if (k, j) in found else 0] for j in range(len(prompts.templates))] for k in range(len(prompts.concepts))

@@ -12,11 +12,14 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import WandbLogger
-from torch import Tensor
+from rich.console import Console
+from torch import Tensor, nn
 
+from esd.command.progress import progress
 from esd.command.signals import Signals
 from esd.erasing.erasure import Erasure
 from esd.files import atomic_write
+from esd.models.family import Model
 from esd.sample.pictures import grid, save_picture
 from esd.sample.sampling import sample
 
@@ -40,20 +43,35 @@ class ErasingBar(RichProgressBar):
 
 
 class BeforeAfterGrids(Callback):
-    """Before over after, the same prompts and the same noise: at the start, every `every` steps, and at the end.
+    """Before over after, the same prompts and the same noise: at the start, every `every` steps, and, by draw(), at the end.
 
-    before: the base model's pictures (n, 3, H, W) of these prompts. In the run's folder grid.png is always the newest.
+    The student's pictures at the start are the base model's: they are drawn once. In the run's folder grid.png is always
+    the newest. No prompts: no grids.
     """
 
-    def __init__(self, folder: Path, prompts: Sequence[str], before: Tensor, every: int, steps: int, guidance: float):
-        self.folder, self.prompts, self.before, self.every = folder, list(prompts), before, every
+    def __init__(self, folder: Path, prompts: Sequence[str], every: int, steps: int, guidance: float, console: Console):
+        self.folder, self.prompts, self.every, self.console = folder, list(prompts), every, console
         self.sampling = {"steps": steps, "guidance": guidance}
+        self.before: Tensor | None = None  # (n, 3, H, W)
+
+    def pictures(self, trainer: pl.Trainer, model: Model, student: nn.Module) -> Tensor:
+        """The student's, with a bar unless Lightning's is there."""
+        seeds = range(len(self.prompts))
+        with progress(self.console, "pictures", trainer.training) as bar, trainer.precision_plugin.forward_context():
+            task = bar.add_task("Drawing", total=len(self.prompts))
+            return sample(model, student, self.prompts, seeds, done=lambda n: bar.advance(task, n), **self.sampling)
+
+    def begin(self, trainer: pl.Trainer, model: Model, student: nn.Module) -> None:
+        """Draw the base model's pictures, while the student still is the base model."""
+        if self.prompts and trainer.is_global_zero:
+            self.before = self.pictures(trainer, model, student)
 
     def draw(self, trainer: pl.Trainer, module: Erasure) -> None:
-        if not trainer.is_global_zero:
-            return
-        with trainer.precision_plugin.forward_context():
-            after = sample(module.model, module.student, self.prompts, range(len(self.prompts)), **self.sampling)
+        """Draw the student's as it is now, and show both."""
+        if self.before is not None:
+            self.show(trainer, self.pictures(trainer, module.model, module.student))
+
+    def show(self, trainer: pl.Trainer, after: Tensor) -> None:
         page = grid([self.before, after], ["before", f"after {trainer.global_step} steps"], self.prompts)
         save_picture(page, self.folder / "grid.png")
         for logger in trainer.loggers:
@@ -61,15 +79,12 @@ class BeforeAfterGrids(Callback):
                 logger.log_image("grid/before_after", [page], step=trainer.global_step)
 
     def on_train_start(self, trainer: pl.Trainer, module: Erasure) -> None:
-        if trainer.global_step == 0:
-            self.draw(trainer, module)
+        if trainer.global_step == 0 and self.before is not None:
+            self.show(trainer, self.before)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Erasure, outputs, batch, batch_idx: int) -> None:
         if self.every and trainer.global_step % self.every == 0 and trainer.global_step < trainer.max_steps:
             self.draw(trainer, module)
-
-    def on_train_end(self, trainer: pl.Trainer, module: Erasure) -> None:
-        self.draw(trainer, module)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -30,6 +30,7 @@ class Train:
     preserve: Any = None
     preserve_weight: float = 1.0
     preserve_batch: int = 0
+    grid: int = 8
     grid_every: int = 0
     checkpoint_every: int = 100
     checkpoint_minutes: float = 10.0
@@ -63,7 +64,9 @@ def check_train_options(cfg: DictConfig) -> None:
     for template in cfg.templates or [""]:
         if template.count("{}") != 1:
             raise UserError(f"templates: '{template}' needs one {{}} where the concept goes, for example 'a painting by {{}}'")
-    require_at_least(cfg, steps=1, batch=1, sampling_steps=1, preserve_batch=0, seed=0, grid_every=0, checkpoint_every=1)
+    require_at_least(
+        cfg, steps=1, batch=1, sampling_steps=1, preserve_batch=0, seed=0, grid=0, grid_every=0, checkpoint_every=1
+    )
     require_at_least(cfg, eta=0.0, guidance=0.0, lr=0.0, preserve_weight=0.0, checkpoint_minutes=0.0)
     if cfg.lr == 0:
         raise UserError("lr=0 trains nothing: for example lr=1e-5")

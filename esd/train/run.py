@@ -21,7 +21,6 @@ from esd.erasing.prompts import PromptTable
 from esd.erasing.trajectories import WalkingSource
 from esd.files import write_json
 from esd.models.encoders import release_text_encoders
-from esd.sample.sampling import sample
 from esd.train.announcement import announce
 from esd.train.build import networks_of, optimizer_of, preserving_examples, source_of, trainer_of
 from esd.train.callbacks import BeforeAfterGrids, Checkpoints, newest_checkpoint
@@ -29,7 +28,7 @@ from esd.train.loggers import build_loggers, finish_wandb, tolerate_upload_error
 from esd.train.ranks import die_with_parent, stop_other_ranks
 from esd.train.record import collect_nondeterministic, record_of
 from esd.train.run_prompts import concepts_of, grid_prompts
-from esd.train.verdict import log_verdict, objective, print_verdict, verdict
+from esd.train.verdict import Verdict, log_verdict, objective, print_verdict, verdict_of
 
 console = Console(highlight=False, quiet=not IS_MAIN_PROCESS)
 
@@ -46,8 +45,10 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
     device, mixed = trainer.strategy.root_device, trainer.precision_plugin.forward_context
     model, student, trained = networks_of(cfg, rule)
     prompts, shown = PromptTable(model, concepts + kept, list(cfg.templates), device), grid_prompts(cfg, concepts)
+    judged = verdict_of(cfg, concepts, model.base_hash)
     if cfg.model.path is not None:
-        release_text_encoders(model, ["", *shown], model.encoders_again)
+        to_judge = [row.prompt for row in judged.rows] if isinstance(judged, Verdict) else []
+        release_text_encoders(model, ["", *shown, *to_judge], model.encoders_again)
     sampler = model.sampler(cfg.sampling_steps)
     if cfg.gradient_checkpointing:
         student.enable_gradient_checkpointing()
@@ -57,8 +58,12 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
         part.to(device)  # where a cache is rolled out
     parts = (model, sampler, prompts, cfg.guidance, model.denoiser, student)
     walks = WalkingSource(*parts)
+    path, checkpoint = newest_checkpoint(folder) if cfg.resume else (None, None)
+    done = checkpoint["global_step"] if checkpoint else 0
+    if done > cfg.steps:
+        raise UserError(f"steps={cfg.steps} is less than the {done} of the checkpoint in resume={folder}: give {done} or more")
     with mixed():
-        announce(cfg, concepts, kept, walks, device, folder, console)
+        announce(cfg, concepts, kept, walks, done, judged, folder, console)
     files.keep_new_folders()
 
     source = source_of(cfg, parts, walks, console)
@@ -67,14 +72,9 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
     module.to(device)
 
     look = {"steps": min(30, cfg.sampling_steps), "guidance": cfg.guidance}
-    with mixed():
-        before = sample(model, student, shown, range(len(shown)), **look)  # the student is still the teacher
-    grids = BeforeAfterGrids(folder, shown, before, cfg.grid_every, **look)
+    grids = BeforeAfterGrids(folder, shown, cfg.grid_every, **look, console=console)
+    grids.begin(trainer, model, student)  # the student is still the teacher
     trainer.callbacks += [grids, checkpoints]
-    path, checkpoint = newest_checkpoint(folder) if cfg.resume else (None, None)
-    done = checkpoint["global_step"] if checkpoint else 0
-    if done > cfg.steps:
-        raise UserError(f"steps={cfg.steps} is less than the {done} of the checkpoint in resume={folder}: give {done} or more")
     loggers = build_loggers(cfg, folder) if IS_MAIN_PROCESS else []  # last: from here on it must be finished
     try:
         trainer.loggers = loggers
@@ -88,21 +88,22 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
             trainer.fit(module, DataLoader(draws, batch_size=None), ckpt_path=path, weights_only=True)
         if not trainer.is_global_zero:
             return math.nan
-        if done == cfg.steps:  # nothing was left to train, and Lightning calls no callback
-            grids.draw(trainer, module)
+        grids.draw(trainer, module)
         edit = Edit(module.trained_tensors(), record_of(cfg, concepts, model.base_hash))
         save_edit(folder / "edit.safetensors", edit)
         examples = cfg.steps * cfg.batch * trainer.world_size
         metrics = {"training_seconds": round(checkpoints.seconds, 2), "steps": cfg.steps, "examples": examples}
         metrics["not_deterministic"] = sorted(set(exceptions))
-        if cfg.evaluate and cfg.model.name == "emoji":
-            asked = [c.text for c in concepts], [c.erase_from for c in concepts]
+        if isinstance(judged, Verdict):
             with mixed():
-                metrics |= {"precision": trainer.precision, **verdict(model, student, model.base_hash, *asked, console)}
+                metrics |= {"precision": trainer.precision, **judged.give(model, student, console)}
+        elif judged:
+            metrics["not_judged"] = judged
         write_json(folder / "metrics.json", {**metrics, "record": edit.record})
         with tolerate_upload_errors(loggers):
             log_verdict(metrics, loggers, folder)
-        print_verdict(metrics, folder, concepts[0].erase_from or concepts[0].text, console)
+        labels = judged.protocol.labels if isinstance(judged, Verdict) else {}
+        print_verdict(metrics, labels, folder, concepts[0].erase_from or concepts[0].text, console)
         return objective(metrics, cfg.objective)
     except BaseException:
         stop_other_ranks(trainer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -10,12 +10,7 @@ from omegaconf import DictConfig
 from esd import UserError
 from esd.command.checks import option_errors, texts
 from esd.erasing.concepts import Concept, pair_up, preserved
-
-SHIPPED = Path(__file__).with_name("everyday.txt")  # preserve=auto where the model is not the embedded one
-COMMON_WORDS = {
-    "a", "an", "the", "of", "in", "on", "at", "by", "with", "and", "style", "photo", "painting", "portrait", "drawing",
-    "picture", "image",
-}  # fmt: skip
+from esd.protocols.everyday import everyday_without, mentions
 
 
 def concepts_of(cfg: DictConfig) -> tuple[list[Concept], list[Concept]]:
@@ -36,23 +31,12 @@ def concepts_of(cfg: DictConfig) -> tuple[list[Concept], list[Concept]]:
 
 
 def preserved_by_default(model: str, gone: list[str]) -> list[str]:
-    """What preserve=auto preserves: of the embedded model the other objects, else the shipped prompts.
-
-    Not those that share a word with what goes: one prompt less costs little, and one too many would keep the concept.
-    """
+    """What preserve=auto preserves: of the embedded model the other objects, else the shipped prompts."""
     if model == "emoji":
         from esd.protocols.emoji import other_objects
 
         return other_objects(gone)
-    telling = {word for text in gone for word in text.lower().split()} - COMMON_WORDS
-    return [
-        prompt for prompt in read_lines(SHIPPED) if not mentions(prompt, gone) and not telling & set(prompt.lower().split())
-    ]
-
-
-def mentions(prompt: str, texts: Iterable[str]) -> bool:
-    """Whether one of the texts stands in the prompt, word for word."""
-    return any(f" {text.lower()} " in f" {prompt.lower()} " for text in texts)
+    return everyday_without(gone)
 
 
 def read_lines(file: Path) -> list[str]:
@@ -65,8 +49,9 @@ def read_lines(file: Path) -> list[str]:
 
 
 def grid_prompts(cfg: DictConfig, concepts: list[Concept]) -> list[str]:
-    """The grid's prompts: what is erased, up to four, then what the model's configuration shows as kept, unless it is named
-    among the erased."""
+    """The prompts of the grid's pictures, `grid` of them: what is erased, and for half of them at most what the model's
+    configuration shows as kept, unless it is named among the erased."""
     asked = [concept.erase_from or concept.text for concept in concepts]
-    gone = [template.replace("{}", text) for text in asked for template in cfg.templates][:4]
-    return (gone * 3)[: max(3, len(gone))] + [prompt for prompt in cfg.model.kept if not mentions(prompt, asked)]
+    kept = [prompt for prompt in cfg.model.kept if not mentions(prompt, asked)][: cfg.grid // 2]
+    gone = [template.replace("{}", text) for text in asked for template in cfg.templates]
+    return list(itertools.islice(itertools.cycle(gone), cfg.grid - len(kept))) + kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import math
 import shlex
 import traceback
 from datetime import datetime
@@ -11,16 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from esd import UserError
 from esd.command.entry import error_line
 from esd.command.words import command_line, hydra_literal, quote_free_text
-from esd.files import new_folder
+from esd.files import new_folder, read_json
+from esd.metrics.counts import format_figure, rate_figure
 
 MULTIRUN = Path("outputs/multirun")
 
@@ -51,10 +58,56 @@ def print_summary(folder: Path) -> None:
     failed = sorted(folder.glob("*/error.txt"))
     ended = len(list(folder.glob("*/metrics.json")))
     console = Console(highlight=False, soft_wrap=True, markup=False)
+    print_table(folder, console)
     console.print(f"{ended} runs ended, {len(failed)} failed, in {folder}")
     for file in failed:
         console.print(f"  {file.parent.name}: {file.read_text(encoding='utf-8').splitlines()[0]}")
     console.print(f"Next: {command_line('esd.report', str(folder))}")
+
+
+def place_in_sweep() -> tuple[int, int] | None:
+    """Which run of its sweep this is, from 1, and how many it has; None where it is none, or nobody knows.
+
+    From the sweep's own options, which lie in its folder: whatever launcher starts this run, and in whichever process.
+    """
+    hydra = HydraConfig.get()
+    file = Path(hydra.sweep.dir) / "multirun.yaml"
+    if hydra.mode != RunMode.MULTIRUN or not file.is_file():
+        return None
+    of = OmegaConf.load(file).hydra
+    runs = of.sweeper.get("n_trials")  # a search's; without it Hydra's own sweeper runs every combination
+    if runs is None:
+        asked = OverridesParser.create().parse_overrides([*of.overrides.task, *sweeper_params(of)])
+        runs = math.prod(len(list(option.sweep_string_iterator())) for option in asked if option.is_sweep_override())
+    return (int(hydra.job.num) + 1, int(runs)) if int(hydra.job.num) < int(runs) else None
+
+
+def sweeper_params(hydra: DictConfig) -> list[str]:
+    """The options that a configuration sweeps by itself (hydra.sweeper.params), but for those that were typed."""
+    typed = {option.partition("=")[0].lstrip("+") for option in hydra.overrides.task}
+    return [f"{name}={value}" for name, value in (hydra.sweeper.get("params") or {}).items() if name not in typed]
+
+
+def print_table(folder: Path, console: Console) -> None:
+    """A line for each run of the sweep that was judged: what it was asked for, and its figures."""
+    table = Table("run", "seen", "others right", "seconds", box=None, header_style="dim")
+    files = sorted(folder.glob("*/metrics.json"), key=by_number)
+    for run, metrics in ((file.parent, read_json(file)) for file in files):
+        if "edit" in metrics:
+            seen = [figure for group, figure in metrics["edit"].items() if group.startswith("erased")]
+            seen = rate_figure(*(sum(figure[part] for figure in seen) for part in ("hits", "of")))
+            figures = (format_figure(figure) for figure in (seen, metrics["edit"]["kept"]))
+        else:
+            figures = ("not judged", "")
+        table.add_row(escape(run.name), *figures, f"{metrics.get('training_seconds', 0):.0f}")
+    if files:
+        console.print(table)
+
+
+def by_number(file: Path) -> tuple[int, str]:
+    """Runs in the order in which they were started: 2-pizza before 10-pizza."""
+    number = file.parent.name.partition("-")[0]
+    return int(number) if number.isdigit() else 0, file.parent.name
 
 
 def finished_metrics(folder: Path, task: list[str]) -> dict | None:

@@ -2,59 +2,123 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
+import torch
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger, WandbLogger
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
+from esd import UserError
+from esd.command.progress import progress
 from esd.command.words import command_line, text_option
+from esd.erasing.concepts import Concept
+from esd.metrics.clip import CLIP
 from esd.metrics.counts import figure_value, format_figure
+from esd.models.family import Model
+from esd.protocols import concept as concept_protocol
 from esd.protocols import emoji
+from esd.sample.sampling import sample
 
-PICTURES, KEPT = 24, 1  # the short form: pictures of the concept by name and as many in styles; of each other object
-
-
-@functools.cache  # of the base model once a process: a sweep asks the same again
-def _base(base_hash: str, asked: tuple[str, ...]) -> list[Tensor]:
-    return []
+PICTURES, KEPT = 24, 1  # of the embedded model: pictures of the concept by name and as many in styles; of each other object
+NAMED, EVERYDAY, ALIKE = 12, 24, 2  # of any other: by name, in scenes and in templates; of the rest; of each look-alike
 
 
-def verdict(model, student, base_hash: str, concepts: list[str], erase_from: list[str], console: Console) -> dict:
-    """The short form of the emoji protocol, on the base model and on the student, from the same noise."""
-    rows = emoji.rows(concepts, max(3, PICTURES // len(concepts)), KEPT, erase_from=erase_from)
-    started = time.perf_counter()
-    before = _base(base_hash, (*concepts, "", *erase_from))
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("Judging", total=len(rows) * (1 if before else 2))
+class Verdict:
+    """The short form of a protocol, on the base model and on the student, from the same noise.
 
-        def drawn(denoiser) -> Tensor:
-            return emoji.draw(model, denoiser, rows, lambda n: progress.advance(task, n))
+    protocol: of esd.protocols; steps: of its pictures. Of the base model the pictures are drawn once in a process: a sweep
+    asks for the same again.
+    """
 
-        if not before:
-            before.append(drawn(model.denoiser.to(student.device)))
-        after = drawn(student)
-    return {
-        "protocol": f"{emoji.NAME}-short",
-        "protocol_version": emoji.VERSION,
-        "sampling": {"steps": emoji.STEPS, "guidance": emoji.GUIDANCE},
-        "base": emoji.measure_pictures(rows, before[0]),
-        "edit": emoji.measure_pictures(rows, after, before[0]),
-        "judging_seconds": round(time.perf_counter() - started, 2),
-    }
+    drawn: ClassVar[dict[tuple, Tensor]] = {}
+
+    def __init__(self, protocol, steps: int, asked: tuple[list[str], list[str]], base_hash: str):
+        self.protocol, self.steps, self.rows = protocol, steps, protocol.rows(*asked)
+        self.unique = list({row.file: row for row in self.rows}.values())
+        self.key = (base_hash, protocol.name, steps, *(row.file for row in self.unique))
+
+    @property
+    def pictures(self) -> int:
+        """How many are still to be drawn, of base and edit together."""
+        return len(self.unique) * (1 if self.key in self.drawn else 2)
+
+    def draw(self, model: Model, denoiser: nn.Module, done: Callable[[float], None]) -> Tensor:
+        """The pictures (n, 3, H, W), uint8 as in a file. Raises UserError for one that is not finite."""
+        found = sample(
+            model, denoiser, [row.prompt for row in self.unique], [row.seed for row in self.unique], steps=self.steps,
+            guidance=self.unique[0].guidance, done=done,
+        )  # fmt: skip
+        if not found.isfinite().all():
+            raise UserError("a picture to be judged is not finite: the edit is there, evaluate=false leaves it unjudged")
+        return found.mul(255).round().byte()
+
+    def measure(self, images: Tensor, base: Tensor, device: torch.device) -> dict[str, dict]:
+        place = {row.file: i for i, row in enumerate(self.unique)}
+
+        def batches(size: int = 32) -> Iterator[tuple]:
+            for i in range(0, len(self.rows), size):
+                rows = self.rows[i : i + size]
+                index = [place[row.file] for row in rows]
+                yield rows, images[index].to(device) / 255, base[index].to(device) / 255
+
+        return self.protocol.measure(batches())
+
+    def give(self, model: Model, student: nn.Module, console: Console) -> dict:
+        """The figures of base and edit, with all that they depend on."""
+        started, device = time.perf_counter(), next(student.parameters()).device
+        self.protocol.ready(device)
+        with progress(console, "pictures") as bar:
+            task = bar.add_task("Drawing, to be judged", total=self.pictures)
+            if self.key not in self.drawn:
+                self.drawn[self.key] = self.draw(model, model.denoiser.to(device), lambda n: bar.advance(task, n))
+            base, after = self.drawn[self.key], self.draw(model, student, lambda n: bar.advance(task, n))
+        with console.status("Judging"):
+            figures = {"base": self.measure(base, base, device), "edit": self.measure(after, base, device)}
+        return {
+            "protocol": f"{self.protocol.name}-short",
+            "protocol_version": self.protocol.version,
+            "judge": self.protocol.record(),
+            "sampling": {"steps": self.steps, "guidance": self.unique[0].guidance},
+            **figures,
+            "judging_seconds": round(time.perf_counter() - started, 2),
+        }
+
+
+def verdict_of(cfg: DictConfig, concepts: list[Concept], base_hash: str) -> Verdict | str | None:
+    """The verdict to be given at the end of this run; a text that says why there will be none; None where none is wanted.
+
+    Says so within seconds: no judge's weights are loaded yet.
+    """
+    if not cfg.evaluate:
+        return None
+    asked = [concept.text for concept in concepts], [concept.erase_from for concept in concepts]
+    if cfg.model.name == "emoji":
+        short = emoji.Emoji(max(3, PICTURES // len(concepts)), KEPT, emoji.GUIDANCE, seed=0)
+        return Verdict(short, emoji.STEPS, asked, base_hash)
+    short = concept_protocol.Concept(
+        max(3, NAMED // len(concepts)), EVERYDAY, "auto", ALIKE, list(cfg.templates), [], CLIP,
+        cfg.model.get("picture_guidance", 7.5), seed=0,
+    )  # fmt: skip
+    try:
+        short.find()
+    except UserError as error:
+        return str(error)
+    return Verdict(short, 30, asked, base_hash)
 
 
 def objective(metrics: dict, wanted: str) -> float:
     """One number for a sweeper, larger is better; NaN where nothing was judged."""
     if "edit" not in metrics:
         return math.nan
-    seen = [metrics["edit"][group] for group in ("erased", "erased_styled") if group in metrics["edit"]]
+    seen = [figure for group, figure in metrics["edit"].items() if group.startswith("erased")]
     erased = 1 - sum(count["hits"] for count in seen) / sum(count["of"] for count in seen)
     kept = metrics["edit"]["kept"]["rate"]
     return {"erased": erased, "kept": kept, "kept-erased": kept - (1 - erased)}[wanted]
@@ -67,22 +131,37 @@ def model_options() -> list[str]:
     return named + [option for option in hydra.overrides.task if option.startswith("model.path=")]
 
 
-def print_verdict(metrics: dict, folder: Path, concept: str, console: Console) -> None:
-    """The table, the pictures' path, and the next command to type."""
+def print_verdict(metrics: dict, labels: dict[str, str], folder: Path, concept: str, console: Console) -> None:
+    """The table, or why there is none; the pictures' path, and the next command to type."""
+    edit = text_option("edit", folder / "edit.safetensors")
     if "edit" in metrics:
         table = Table("by the judge", "before", "after", box=None, header_style="dim")
-        for group, label in (emoji.GROUPS | emoji.DISTANCES).items():
+        for group, label in labels.items():
             if group in metrics["edit"]:
                 table.add_row(label, format_figure(metrics["base"][group]), f"[bold]{format_figure(metrics['edit'][group])}[/]")
         console.print(table)
-    said = f"Trained in {metrics['training_seconds']:.1f} s. Before and after: {folder / 'grid.png'}"
-    options = text_option("edit", folder / "edit.safetensors"), text_option("prompt", concept), *model_options()
-    following = command_line("esd.sample", *options)
-    console.print(f"{said}\nNext: {following}", soft_wrap=True, markup=False)
+        if doubt := doubtful(metrics["base"]):
+            console.print(f"warning: {doubt}", style="yellow", soft_wrap=True, markup=False)
+    elif "not_judged" in metrics:
+        later = command_line("esd.evaluate", edit, *model_options(), "protocol=concept")
+        console.print(f"Not judged: {metrics['not_judged']}. Then: {later}", soft_wrap=True, markup=False)
+    grid = f" Before and after: {folder / 'grid.png'}" if (folder / "grid.png").is_file() else ""
+    following = command_line("esd.sample", edit, text_option("prompt", concept), *model_options())
+    said = f"Trained in {metrics['training_seconds']:.1f} s.{grid}\nNext: {following}"
+    console.print(said, soft_wrap=True, markup=False)
+
+
+def doubtful(base: dict[str, dict]) -> str:
+    """What is to be said of a judge that is often wrong on the base model's own pictures; "" of a good one."""
+    if "told" not in base or base["told"]["rate"] >= 0.8:
+        return ""
+    return f"the judge is right on {format_figure(base['told'])} of the base model's own pictures: its verdict says little"
 
 
 KEYS = {
     "erased": "erased/seen", "erased_styled": "erased/seen_styled", "kept_source": "kept/source",
+    "erased_scene": "erased/seen_scene", "erased_templates": "erased/seen_templates", "by_name": "erased/by_name",
+    "told": "judge/right",
     "kept": "kept/objects", "kept_styles": "kept/styles", "kept_distance": "kept/distance", "kept_pixels": "kept/pixels",
 }  # fmt: skip
 
