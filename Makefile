@@ -28,7 +28,7 @@ demo: setup  ## erase pizza from the embedded model: the main job, on a laptop
 
 test: setup  ## the linter and all tests; FAST=1: those that a change needs, in two minutes
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile $(if $(FAST),-m "not slow and not run")
 
 faults: setup  ## kill -9, signals, full disks, damaged files, …, each tried many times: a table
 	OMP_NUM_THREADS=1 $(PY) tests/faults/table.py

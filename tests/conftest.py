@@ -12,6 +12,17 @@ from tiny import ROOT, parts, tiny_pipeline
 
 os.environ.setdefault("WANDB_MODE", "offline")
 
+RUNS = {"esd", "server", "wheel", "logged", "definition"}  # fixtures that start a command in a process of its own: seconds each
+
+FEW_STEPS = "import esd.protocols.emoji as it; it.STEPS = {0}; from esd.{1}.__main__ import main; main()"
+
+
+def pytest_collection_modifyitems(items):
+    """What starts such a process is marked `run`, so that it can be left out: make test FAST=1."""
+    for item in items:
+        if RUNS & set(item.fixturenames):
+            item.add_marker("run")
+
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
@@ -34,9 +45,15 @@ def build(tiny):
 
 @pytest.fixture(scope="session")
 def esd(tmp_path_factory):
-    """esd("train", "concept=pizza", …) runs python -m esd.train in a folder of its own: CompletedProcess, with .folder."""
+    """esd("train", "concept=pizza", …) runs python -m esd.train in a folder of its own: CompletedProcess, with .folder.
 
-    def call(command: str, *arguments: str, cwd: Path | None = None, python: str = sys.executable, **env: str | None):
+    judging_steps: of the emoji protocol's pictures, where a test asks what is counted and not what is seen.
+    """
+
+    def call(
+        command: str, *arguments: str, cwd: Path | None = None, python: str = sys.executable, judging_steps: int | None = None,
+        **env: str | None,
+    ):  # fmt: skip
         folder = cwd or tmp_path_factory.mktemp("run")
         environment = {
             **os.environ,
@@ -46,9 +63,10 @@ def esd(tmp_path_factory):
             "ESD_CACHE": str(folder / "cache"),
             **env,
         }
+        way = ["-m", f"esd.{command}"] if judging_steps is None else ["-c", FEW_STEPS.format(judging_steps, command)]
         environment = {name: value for name, value in environment.items() if value is not None}
         done = subprocess.run(
-            [python, "-m", f"esd.{command}", *arguments],
+            [python, *way, *arguments],
             cwd=folder,
             env=environment,
             capture_output=True,

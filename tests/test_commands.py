@@ -19,7 +19,7 @@ def runs(folder):
 
 
 def test_a_run_leaves_what_is_promised(esd):
-    done = esd("train", "concept=nudity", "eta=1.0", "steps=2", "sampling_steps=4", "checkpoint_every=1")
+    done = esd("train", "concept=nudity", "eta=1.0", "steps=2", "sampling_steps=4", "checkpoint_every=1", judging_steps=2)
     assert done.returncode == 0, done.stderr[-2000:]
     (folder,) = runs(done.folder)
     left = {path.name for path in folder.iterdir()}
