@@ -20,7 +20,7 @@ FEW_STEPS = "import esd.protocols.emoji as it; it.STEPS = {0}; from esd.{1}.__ma
 def pytest_collection_modifyitems(items):
     """What starts such a process is marked `run`, so that it can be left out: make test FAST=1."""
     for item in items:
-        if RUNS & set(item.fixturenames):
+        if RUNS & set(item.fixturenames) or "faults" in item.path.parts:
             item.add_marker("run")
 
 

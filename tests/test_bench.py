@@ -1,5 +1,6 @@
 """The benchmarks measure what they say: on the tiny model, and a few real runs of the embedded one."""
 
+import json
 import math
 
 import torch
@@ -125,6 +126,8 @@ def test_the_quality_command_goes_on_where_it_was(esd, tmp_path):
     assert "8 runs to do" in first.stdout and "base model: seen" in first.stdout
     rows = [line.split(" | ") for line in first.stdout.splitlines() if line.startswith(("| student", "| pool", "| cache"))]
     assert [row[0][2:] for row in rows] == list(SOURCES) and all("; 1 steps, " in row[2] for row in rows)
+    left = json.loads((tmp_path / "outputs/gallery/quality.json").read_text())
+    assert [row[:2] for row in left["rows"]] == [[source, "1"] for source in SOURCES] and "base model: seen" in left["notes"][0]
     again = esd("bench.quality", *sizes.split(), "--concepts", "pizza", cwd=tmp_path)
     assert again.returncode == 0 and "equal-steps: 0 runs to do" in again.stdout
     other = esd("bench.quality", *sizes.split(), "--batch", "2", cwd=tmp_path)

@@ -7,6 +7,7 @@ import pytest
 from tiny import ROOT
 
 from esd import UserError
+from esd.bench import gallery
 from esd.bench.page import page, read_results
 from esd.report.result import code_of, file_hash, weights_hash, write_result
 
@@ -32,6 +33,12 @@ def test_every_number_on_the_page_is_in_a_file_and_every_picture_is_there():
     text = re.sub(r"\]\(#.*?\)|" + weights_hash(), "", page())  # without the anchors of the contents
     assert set(re.findall(r"\d+(?:[.,]\d+)*", text)) <= known
     assert all((GALLERY / file).is_file() for file in re.findall(r"!\[.*?\]\((.+?)\)", text))
+
+
+def test_the_gallery_is_what_its_runs_measured():
+    metrics = json.loads((GALLERY / "metrics.json").read_text())
+    rows = [gallery.cells_of(options, metrics[name]) for name, options in gallery.CASES.items()]
+    assert json.loads((GALLERY / "gallery.json").read_text())["rows"] == rows
 
 
 def test_a_table_says_by_what_it_was_measured(tmp_path):
