@@ -20,17 +20,29 @@ class Subject:
     styles: frozenset[str] = frozenset()
 
 
+def words_of(text: str) -> list[str]:
+    return [word for word in re.split(r"[\s,]+", text.lower()) if word]
+
+
+def unknown_words(text: str) -> list[str]:
+    """The words of a text that the embedded model was never taught."""
+    return [word for word in words_of(text) if word not in _KNOWN]
+
+
+def nearest(word: str) -> str:
+    """What it was taught that is spelled nearly so; where nothing is, of what kind its words are."""
+    near = difflib.get_close_matches(word, [*words.OBJECTS, *filter(None, words.CATEGORIES), *words.STYLES], 3, 0.65)
+    return " or ".join(near) if near else f"an object ({', '.join(list(words.OBJECTS)[:4])}, …), a category or a style"
+
+
 def subject(text: str, option: str = "concept") -> Subject:
     """Raises UserError for a word that the embedded model was never taught, naming the nearest it was."""
-    found = [word for word in re.split(r"[\s,]+", text.lower()) if word]
-    for word in found:
-        if word not in _KNOWN:
-            near = difflib.get_close_matches(word, [*words.OBJECTS, *filter(None, words.CATEGORIES), *words.STYLES], 3, 0.65)
-            hint = " or ".join(near) if near else f"an object ({', '.join(list(words.OBJECTS)[:4])}, …), a category or a style"
-            raise UserError(
-                f"{option}='{text}': the emoji model knows no '{word}'; it knows {hint} (all: esd/emoji/words.py; "
-                "another model's name goes into model=…)"
-            )
+    found = words_of(text)
+    for word in unknown_words(text):
+        raise UserError(
+            f"{option}='{text}': the emoji model knows no '{word}'; it knows {nearest(word)} (all: esd/emoji/words.py; "
+            "another model's name goes into model=…)"
+        )
     objects = {word for word in found if word in words.OBJECTS}
     for word in found:
         objects |= set(words.CATEGORIES.get(word, ()))

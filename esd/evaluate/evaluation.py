@@ -26,6 +26,7 @@ from esd.metrics.tables import figures_table
 from esd.models.family import Model
 from esd.protocols import Row
 from esd.sample.pictures import grid, save_picture
+from esd.sample.unread import lines_about
 
 console = Console(highlight=False, quiet=not IS_MAIN_PROCESS)
 PACKAGES = ("torch", "diffusers", "transformers", "pytorch-lightning", "torchmetrics")
@@ -146,6 +147,9 @@ def evaluate(cfg: DictConfig, protocol, found: list[Variant], command: str) -> t
     wanted = {base: every} | asked
     count = sum(len(missing_rows(rows, folder / candidate.name)) for candidate, rows in wanted.items())
     total = sum(len({row.file for row in rows}) for rows in wanted.values())
+    negatives = [", ".join(candidate.concepts) for candidate in found if candidate.kind == "negative prompt"]
+    for said in lines_about(model, [*negatives, *(row.prompt for row in every)], cfg.model.path is None):
+        console.print(f"warning: {said}", style="yellow", soft_wrap=True, markup=False)
     console.print(f"{count} pictures to draw, {total - count} there already, in {folder}", soft_wrap=True, markup=False)
     draw(cfg, trainer, model, wanted, folder)
 

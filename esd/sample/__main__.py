@@ -23,6 +23,7 @@ def main(cfg: DictConfig) -> None:
     from esd.edits.edit import apply_edit, base_mismatch, check_edit, read_edit
     from esd.sample.pictures import grid, save_picture, to_image
     from esd.sample.sampling import sample
+    from esd.sample.unread import lines_about
 
     edit = read_edit(path)
     models.folder_of(cfg.model.path)
@@ -34,6 +35,8 @@ def main(cfg: DictConfig) -> None:
     seeds = [cfg.seed + n for _ in prompts for n in range(cfg.count)]
     console.print(f"{len(asked)} pictures each of base and edit, to {folder}", soft_wrap=True)
     if said := base_mismatch(edit, model.base_hash, cfg.model.name, strict=False):
+        console.print(f"warning: {said}", style="yellow", soft_wrap=True)
+    for said in lines_about(model, prompts, cfg.model.path is None):
         console.print(f"warning: {said}", style="yellow", soft_wrap=True)
     look = {"steps": cfg.sampling_steps, "guidance": cfg.guidance}
     with progress(console, "pictures") as bar:

@@ -38,6 +38,7 @@ class Train:
     evaluate: bool = True
     gradient_checkpointing: bool = False
     compile: bool = False
+    truncate: bool = False
     objective: str = "kept-erased"
     model: Any = MISSING
     layers: Any = MISSING

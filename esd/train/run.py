@@ -27,7 +27,7 @@ from esd.train.callbacks import BeforeAfterGrids, Checkpoints, newest_checkpoint
 from esd.train.loggers import build_loggers, finish_wandb, tolerate_upload_errors
 from esd.train.ranks import die_with_parent, stop_other_ranks
 from esd.train.record import collect_nondeterministic, record_of
-from esd.train.run_prompts import concepts_of, grid_prompts
+from esd.train.run_prompts import check_lengths, concepts_of, grid_prompts
 from esd.train.verdict import Verdict, log_verdict, objective, print_verdict, verdict_of
 
 console = Console(highlight=False, quiet=not IS_MAIN_PROCESS)
@@ -45,6 +45,7 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
     device, mixed = trainer.strategy.root_device, trainer.precision_plugin.forward_context
     model, student, trained = networks_of(cfg, rule)
     prompts, shown = PromptTable(model, concepts + kept, list(cfg.templates), device), grid_prompts(cfg, concepts)
+    not_read = check_lengths(cfg, model, concepts, prompts.texts, console)
     judged = verdict_of(cfg, concepts, model.base_hash)
     if cfg.model.path is not None:
         to_judge = [row.prompt for row in judged.rows] if isinstance(judged, Verdict) else []
@@ -89,7 +90,8 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
         if not trainer.is_global_zero:
             return math.nan
         grids.draw(trainer, module)
-        edit = Edit(module.trained_tensors(), record_of(cfg, concepts, model.base_hash))
+        record = record_of(cfg, concepts, model.base_hash) | ({"not_read": not_read} if not_read else {})
+        edit = Edit(module.trained_tensors(), record)
         save_edit(folder / "edit.safetensors", edit)
         examples = cfg.steps * cfg.batch * trainer.world_size
         metrics = {"training_seconds": round(checkpoints.seconds, 2), "steps": cfg.steps, "examples": examples}

@@ -6,11 +6,15 @@ import itertools
 from pathlib import Path
 
 from omegaconf import DictConfig
+from rich.console import Console
 
 from esd import UserError
 from esd.command.checks import option_errors, texts
 from esd.erasing.concepts import Concept, pair_up, preserved
+from esd.models.family import Model
+from esd.models.lengths import unread
 from esd.protocols.everyday import everyday_without, mentions
+from esd.sample.unread import lines_about, named
 
 
 def concepts_of(cfg: DictConfig) -> tuple[list[Concept], list[Concept]]:
@@ -28,6 +32,27 @@ def concepts_of(cfg: DictConfig) -> tuple[list[Concept], list[Concept]]:
     if both := {prompt.lower() for prompt in prompts} & {text.lower() for text in gone}:
         raise UserError(f"preserve holds '{min(both)}', which concept erases: take it out of one of them")
     return erased, preserved(prompts, cfg.preserve_weight)
+
+
+def check_lengths(
+    cfg: DictConfig, model: Model, concepts: list[Concept], prompts: list[str], console: Console
+) -> dict[str, str]:
+    """Says which of a run's prompts the model does not take in; {prompt: the rest of it that is not read} of those to erase.
+
+    Raises UserError for a concept that is longer than the text encoder holds, unless truncate=true asks for what is read.
+    """
+    texts = [concept.text for concept in concepts] + [concept.erase_from for concept in concepts if concept.erase_from]
+    asked = [template.replace("{}", text) for text in texts for template in cfg.templates]
+    cut = {prompt: rest for prompt in dict.fromkeys(asked) if (rest := unread(model.base, prompt))}
+    if cut and not cfg.truncate:
+        prompt, rest = next(iter(cut.items()))
+        raise UserError(
+            f"{named(prompt)} is longer than {model.name}'s text encoder holds, and {named(rest)} would not be read: "
+            "shorten the concept, or give truncate=true to erase what is read of it"
+        )
+    for said in lines_about(model, prompts, cfg.model.path is None):
+        console.print(f"warning: {said}", style="yellow", soft_wrap=True, markup=False)
+    return cut
 
 
 def preserved_by_default(model: str, gone: list[str]) -> list[str]:

@@ -163,8 +163,8 @@ NAMES = ["../../outside", "/tmp/outside", "x" * 5000, "🍕", "☕", "a\nb", "..
 def test_no_word_leaves_the_runs_folder(server, tmp_path, tiny_folder, small):
     work = tmp_path / "a" / "b" / "c"
     listed = ",".join("'" + name.replace("\\", "\\\\").replace("${", "\\${") + "'" for name in NAMES)
-    assert server.run(work, f"concept=[{listed}]", *small)["code"] == 0
-    assert server.run(work, f"concept={NAMES[0]}", *small, "steps=1")["code"] == 0
+    assert server.run(work, f"concept=[{listed}]", *small, "truncate=true")["code"] == 0
+    assert server.run(work, f"concept={NAMES[0]}", *small, "steps=1", "truncate=true")["code"] == 0
     edit = run_folder(work)
     options = (f"edit={edit}", f"model.path={tiny_folder}")
     drawn = server.run(work, *options, f"prompt=[{listed}]", "count=1", "sampling_steps=1", command="sample")
@@ -218,7 +218,7 @@ HARM = f"x {SCRIPT} <img src=x onerror=alert(1)> [a](javascript:alert(1)) ![b](h
 
 
 def test_reports_and_cards_say_what_people_typed_and_do_nothing_of_it(server, tmp_path, tiny_folder, small):
-    assert server.run(tmp_path, f"concept={HARM}", *small)["code"] == 0
+    assert server.run(tmp_path, f"concept={HARM}", *small, "truncate=true")["code"] == 0
     folder = run_folder(tmp_path)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["record"]["concept"] == [HARM.strip()]
