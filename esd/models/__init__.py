@@ -32,8 +32,7 @@ def folder_of(path: str | None) -> Path:
         return place
     if place.is_dir():
         folders.pipeline_class(place)
-        if absent := folders.missing_parts(place):
-            raise UserError(f"{place} is not complete, it has no {' and no '.join(absent)}: copy or download it again")
+        folders.require_readable(place)
         return place
     if re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)):
         place = hub.folder(path)
@@ -57,7 +56,7 @@ def load(path: str | None, name: str, dtype: str = "fp32") -> Model:
 
     silence_libraries()
     if place.is_dir() and folders.missing_parts(place):
-        place = hub.download(path)
+        place = hub.download(path, place)
     from esd.models import encoders, precision
 
     read = single_file.pipeline if place.is_file() else folders.pipeline

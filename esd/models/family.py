@@ -63,6 +63,10 @@ def unit_noise(shape: Sequence[int], seeds: Sequence[int] | Tensor) -> Tensor:
 def pictures(vae: AutoencoderKL, x: Tensor) -> Tensor:
     """Latents (B, C, h, w) → pictures (B, 3, H, W) in [0, 1], on the latents' device, and in float32: XL's VAE overflows in
     half precision."""
-    x = x.float() / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+    x = x.float() / vae.config.scaling_factor
+    if vae.config.latents_mean is not None and vae.config.latents_std is not None:  # some of XL's: models/settings.py
+        mean, std = (x.new_tensor(values).view(1, -1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std))
+        x = x * std + mean
+    x = x + (vae.config.shift_factor or 0.0)
     with lent(x.device, vae, dtype=torch.float32):
         return (vae.decode(x).sample.float() / 2 + 0.5).clamp(0, 1)

@@ -15,6 +15,7 @@ from esd.models.family import Condition, frozen, pictures, unit_noise
 from esd.models.hashes import fingerprint
 from esd.models.precision import lent
 from esd.models.samplers import Flow
+from esd.models.settings import sides
 
 # What dev is told its guidance is, when it is trained and when it draws: the pipeline's default, so that the edit is made
 # where the model is used. Classifier-free guidance comes on top; 1 leaves it out.
@@ -32,8 +33,8 @@ class Flux:
         self.denoiser: nn.Module = base.transformer
         self.base_hash = fingerprint(base.transformer)
         self.scheduler = FlowMatchEulerDiscreteScheduler.from_config(base.scheduler.config)
-        size = base.vae.config.sample_size // base.vae_scale_factor  # the transformer takes any size and names none
-        self.latent_shape = (base.transformer.config.in_channels // 4, size, size)
+        size = (side // base.vae_scale_factor for side in sides(base.vae.config.sample_size))  # the transformer takes any
+        self.latent_shape = (base.transformer.config.in_channels // 4, *size)
 
     def pipeline(self, denoiser: nn.Module) -> FluxPipeline:
         parts = {**self.base.components, "transformer": denoiser}
@@ -43,7 +44,7 @@ class Flux:
         return pipeline
 
     def sampler(self, steps: int) -> Flow:
-        patches, config = (self.latent_shape[-1] // 2) ** 2, self.scheduler.config
+        patches, config = self.latent_shape[-2] * self.latent_shape[-1] // 4, self.scheduler.config
         lengths = (config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096))
         shifts = (config.get("base_shift", 0.5), config.get("max_shift", 1.15))
         return Flow(self.scheduler, steps, np.linspace(1.0, 1 / steps, steps), calculate_shift(patches, *lengths, *shifts))

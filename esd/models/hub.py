@@ -23,12 +23,21 @@ def folder(name: str) -> Path:
     return Path(hf_hub_download(name, "model_index.json", etag_timeout=WAIT)).parent
 
 
-def download(name: str) -> Path:
-    """All that the model's pipeline needs, in the local cache."""
+def download(name: str, cached: Path) -> Path:
+    """All that the model's pipeline needs, in the local cache. cached: what is there of it."""
     import diffusers
 
-    require_reachable(name)
-    return Path(diffusers.DiffusionPipeline.download(name, use_safetensors=True, safety_checker=None))
+    try:
+        require_reachable(name)
+    except UserError:
+        folders.require_no_pickles(cached)
+        raise
+    try:
+        return Path(diffusers.DiffusionPipeline.download(name, use_safetensors=True, safety_checker=None))
+    except OSError as error:
+        if "safetensors" not in str(error):
+            raise
+        raise UserError(f"{name} has no .safetensors files of its own: {folders.how_to_convert(name)}") from error
 
 
 def configs(name: str, beside: Path) -> Path:

@@ -14,6 +14,7 @@ from esd.models.family import Condition, frozen, pictures, unit_noise
 from esd.models.hashes import fingerprint
 from esd.models.precision import lent
 from esd.models.samplers import Flow
+from esd.models.settings import sides
 
 
 class StableDiffusion3:
@@ -24,8 +25,7 @@ class StableDiffusion3:
         self.denoiser: nn.Module = base.transformer
         self.base_hash = fingerprint(base.transformer)
         self.scheduler = FlowMatchEulerDiscreteScheduler.from_config(base.scheduler.config)
-        size = base.transformer.config.sample_size
-        self.latent_shape = (base.transformer.config.in_channels, size, size)
+        self.latent_shape = (base.transformer.config.in_channels, *sides(base.transformer.config.sample_size))
 
     def pipeline(self, denoiser: nn.Module) -> StableDiffusion3Pipeline:
         parts = {**self.base.components, "transformer": denoiser}
@@ -33,7 +33,7 @@ class StableDiffusion3:
         return StableDiffusion3Pipeline(**parts)
 
     def sampler(self, steps: int) -> Flow:
-        patches = (self.latent_shape[-1] // self.denoiser.config.patch_size) ** 2
+        patches = self.latent_shape[-2] * self.latent_shape[-1] // self.denoiser.config.patch_size**2
         config = self.scheduler.config
         lengths = (config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096))
         shifts = (config.get("base_shift", 0.5), config.get("max_shift", 1.16))

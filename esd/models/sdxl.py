@@ -13,6 +13,7 @@ from esd.models.family import Condition, frozen, pictures, unit_noise
 from esd.models.hashes import fingerprint
 from esd.models.precision import lent
 from esd.models.samplers import Euler
+from esd.models.settings import sides
 
 
 class StableDiffusionXL:
@@ -23,8 +24,7 @@ class StableDiffusionXL:
         self.denoiser: nn.Module = base.unet
         self.base_hash = fingerprint(base.unet)
         self.scheduler = EulerDiscreteScheduler.from_config(base.scheduler.config)
-        size = base.unet.config.sample_size
-        self.latent_shape = (base.unet.config.in_channels, size, size)
+        self.latent_shape = (base.unet.config.in_channels, *sides(base.unet.config.sample_size))
 
     def pipeline(self, denoiser: nn.Module) -> StableDiffusionXLPipeline:
         """Without a watermark, which a difference of pictures would show."""
@@ -46,8 +46,8 @@ class StableDiffusionXL:
         if self.base.config.force_zeros_for_empty_prompt:
             given = torch.tensor([prompt != "" for prompt in prompts], device=states.device)
             states, pooled = states * given[:, None, None], pooled * given[:, None]
-        side = self.latent_shape[-1] * self.base.vae_scale_factor
-        sizes = torch.tensor([[side, side, 0, 0, side, side]] * len(prompts), dtype=torch.float32, device=states.device)
+        high, wide = (side * self.base.vae_scale_factor for side in self.latent_shape[1:])
+        sizes = torch.tensor([[high, wide, 0, 0, high, wide]] * len(prompts), dtype=torch.float32, device=states.device)
         return {"encoder_hidden_states": states.float(), "text_embeds": pooled.float(), "time_ids": sizes}  # (P, …)
 
     def noise(self, seeds: Sequence[int] | Tensor) -> Tensor:

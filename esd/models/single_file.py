@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from esd import UserError
+from esd.files import read_json
 from esd.models import folders, hub
 
 KINDS = {  # diffusers' names of what the keys look like → the pipeline's class
@@ -61,7 +62,7 @@ def pipeline(path: Path, **given):
         if looks not in KINDS:
             raise UserError(f"model.path={path} looks like {looks}: {folders.SUPPORTED}")
         config, family = hub.configs(fetch_diffusers_config(shapes)["pretrained_model_name_or_path"], beside), KINDS[looks]
-    unused = {"safety_checker": None} if family == "StableDiffusionPipeline" else {}
+    unused = {part: None for part in folders.OPTIONAL if part in read_json(config / "model_index.json")}
     try:
         found = getattr(diffusers, family).from_single_file(
             str(path), config=str(config), dtype=dtype_on_disk([path]), local_files_only=True, **unused, **given

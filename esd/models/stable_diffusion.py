@@ -13,6 +13,7 @@ from esd.models.family import Condition, frozen, pictures, unit_noise
 from esd.models.hashes import fingerprint
 from esd.models.precision import lent
 from esd.models.samplers import DDIM
+from esd.models.settings import sides
 
 
 class StableDiffusion:
@@ -26,8 +27,7 @@ class StableDiffusion:
         config = base.scheduler.config
         end = {"set_alpha_to_one": config.get("set_alpha_to_one", False)}
         self.scheduler = DDIMScheduler.from_config(config, clip_sample=False, thresholding=False, **end)
-        size = base.unet.config.sample_size
-        self.latent_shape = (base.unet.config.in_channels, size, size)
+        self.latent_shape = (base.unet.config.in_channels, *sides(base.unet.config.sample_size))
 
     def pipeline(self, denoiser: nn.Module) -> StableDiffusionPipeline:
         """Without a safety checker, which would hide results."""
