@@ -145,7 +145,7 @@ def test_every_command_runs_on_it(name, places, server, tmp_path):
         assert done["code"] == 0, done["err"][-2000:]
         return done["out"]
 
-    run("train", "concept=a cat", "steps=1", "sampling_steps=2", "logger=none", "evaluate=false", "hydra.run.dir=run")
+    run("train", "concept=a cat", "steps=1", "sampling_steps=2", "grid=0", "logger=none", "evaluate=false", "hydra.run.dir=run")
     run("sample", "edit=run", "prompt=a cat", "count=1", "sampling_steps=2", "hydra.run.dir=drawn")
     (tmp_path / "prompts.csv").write_text("prompt,evaluation_seed\na cat,1\n")
     run(
