@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from esd.command.entry import fast_precision
 from esd.erasing import layers
-from esd.erasing.concepts import Concept, Draw, Draws
+from esd.erasing.concepts import Concept, Draw, Draws, preserved
 from esd.erasing.erasure import Erasure
+from esd.erasing.lora import lora_student_of
 from esd.erasing.prompts import PromptTable
 from esd.erasing.trajectories import Cache, Pool, StudentWalks, WalkingSource
 from esd.erasing.walk_store import WalkStore
@@ -54,12 +55,18 @@ class Loop:
 
     def __init__(
         self, model, concept: str, source: str, batch: int, store: WalkStore, *, seed: int = 0, lr: float = LR,
-        rule: dict = ESD_X, precision: str | None = None, spread: bool = True,
+        rule: dict = ESD_X, precision: str | None = None, spread: bool = True, rank: int | None = None,
+        templates: Sequence[str] = ("{}",), preserve: Sequence[str] = (),
     ):  # fmt: skip
+        """rank: of a LoRA, or None for whole weights. preserve: prompts, of which as many examples preserve as erase."""
         self.model, self.batch, self.precision = model, batch, precision
         trained = layers.select_parameters(model.denoiser, layers.LayerRule(**rule))
-        student = layers.student_of(model.denoiser, trained)
-        sampler, prompts = model.sampler(N), PromptTable(model, [Concept(concept)], ["{}"])
+        if rank is None:
+            student = layers.student_of(model.denoiser, trained)
+        else:
+            student, trained = lora_student_of(model.denoiser, trained, rank, rank, seed)
+        sampler = model.sampler(N)
+        prompts = PromptTable(model, [Concept(concept), *preserved(list(preserve), 1.0)], list(templates))
         parts, (kind, walker) = (model, sampler, prompts, 3.0, model.denoiser, student), SOURCES[source]
         if kind == "cache":
             trajectories = Cache([[store.get(WalkingSource(*parts), 0, 0, lambda n: None)]], prompts)
@@ -68,7 +75,8 @@ class Loop:
         self.module = Erasure(model, student, trained, prompts, sampler, trajectories, None, None)
         self.module.log_loss = lambda *args: None  # no trainer to report to
         walks = store.walks if kind == "cache" else None
-        options = {"concepts": 1, "templates": 1, "positions": N, "batch": batch, "seed": seed, "walks": walks}
+        options = {"concepts": 1, "templates": len(templates), "positions": N, "batch": batch, "seed": seed, "walks": walks}
+        options |= {"preserved": len(preserve), "preserved_batch": batch if preserve else 0}
         self.dataset = Draws(**options, staggered=kind == "pool")
         self.draws = even(iter(self.dataset), batch) if spread and kind != "pool" else iter(self.dataset)
         self.optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr)

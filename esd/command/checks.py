@@ -52,6 +52,12 @@ def require_at_least(cfg: Mapping, prefix: str = "", **lows: float) -> None:
             raise UserError(f"{prefix}{name}={value} must be a {what} number, {low:g} or more")
 
 
+def refuse_quantized(model: Mapping) -> None:
+    """Raises UserError where the model's configuration asks for 8 bits: an edit is judged, drawn and written in what it has."""
+    if model.get("quantize") is not None:
+        raise UserError(f"model.quantize={model['quantize']} is for training by LoRA: leave it out")
+
+
 @contextlib.contextmanager
 def option_errors(options: str) -> Iterator[None]:
     """Around what only builds an object from options: whatever it raises is about them, and becomes a UserError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from esd import UserError
+from esd.edits.lora import factors_of, is_lora, merged
 from esd.files import atomic_write
 from esd.models.hashes import own_weights, tensor_hash
 
@@ -25,8 +27,8 @@ RECORD_TYPES = {  # of what is read again from a record
 
 @dataclass
 class Edit:
-    """tensors: under their names in the diffusers denoiser. record: base, base_hash, concept, eta, layers, steps, …;
-    empty for a file of the authors' script, which has the same tensors and no record."""
+    """tensors: under their names in the diffusers denoiser, or a LoRA's factors (lora.py). record: base, base_hash, concept,
+    eta, layers, steps, …; empty for a file of the authors' script, which has the same tensors and no record."""
 
     tensors: dict[str, Tensor]
     record: dict = field(default_factory=dict)
@@ -105,6 +107,11 @@ def _read_pickle(path: Path, allowed: bool) -> dict[str, Tensor]:
     return state
 
 
+def whole(edit: Edit, base: Mapping[str, Tensor]) -> Edit:
+    """The edit with whole weights in place of a LoRA's factors. base: the base model's weights, by name."""
+    return Edit(merged(factors_of(edit.tensors), base), edit.record) if is_lora(edit.tensors) else edit
+
+
 def check_edit(denoiser: nn.Module, edit: Edit) -> None:
     """Raises UserError for a tensor that the denoiser has not, or has in another shape."""
     parameters = own_weights(denoiser)
@@ -113,6 +120,7 @@ def check_edit(denoiser: nn.Module, edit: Edit) -> None:
     for name, tensor in edit.tensors.items():
         if not tensor.is_floating_point() or not tensor.isfinite().all():
             raise UserError(f"the edit's {name} holds no finite numbers ({tensor.dtype}): make or copy it again")
+    for name, tensor in whole(edit, parameters).tensors.items():
         if name not in parameters:
             raise UserError(f"the edit's {name} is no weight of this {type(denoiser).__name__}: it was made for another model")
         if parameters[name].shape != tensor.shape:
@@ -131,7 +139,7 @@ def apply_edit(denoiser: nn.Module, edit: Edit) -> dict[str, Tensor]:
     """
     check_edit(denoiser, edit)
     parameters, replaced = own_weights(denoiser), {}
-    for name, tensor in edit.tensors.items():
+    for name, tensor in whole(edit, parameters).tensors.items():
         replaced[name] = stored = parameters[name].data
         parameters[name].data = tensor.to(stored.device, torch.promote_types(tensor.dtype, stored.dtype), copy=True)
     return replaced

@@ -19,7 +19,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from esd import UserError
-from esd.edits.edit import Edit, base_mismatch, check_edit, read_edit
+from esd.edits.edit import Edit, base_mismatch, check_edit, read_edit, whole
 from esd.models.hashes import fingerprint, own_weights
 
 
@@ -69,6 +69,7 @@ def load_edit(
     check_edit(denoiser, edit)
     weights, stack = own_weights(denoiser), getattr(denoiser, "esd_edits", None) or Stack()
     _check_unchanged(weights, stack)
+    edit = whole(edit, weights | stack.base)
     if key not in stack.edits:
         stack.base_hash = fingerprint(denoiser, stack.base)
     if said := _base_problem(edit, denoiser, stack.base_hash, strict):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from esd import UserError
-from esd.command.checks import one_text, option_errors, require_at_least, require_one_of
+from esd.command.checks import one_text, option_errors, refuse_quantized, require_at_least, require_one_of
 from esd.command.entry import error_line
 from esd.files import atomic_write, read_json, slug
 
@@ -25,6 +25,7 @@ FORMS = ("official", "diffusers", "single-file", "lora")
 def check(cfg: DictConfig) -> None:
     """Everything that can be told without a model. Raises UserError."""
     one_text(cfg.edit, "edit")
+    refuse_quantized(cfg.model)
     require_one_of(cfg.to, "to", FORMS)
     require_one_of(cfg.format, "format", ("peft", "kohya"))
     for name in ("strict", "allow_pickle"):
@@ -90,12 +91,14 @@ def write(cfg: DictConfig, model, edit, folder: Path, stem: str) -> tuple[str, d
     """Write the export to the folder. Returns the name of what to load in it, and what there is to say of it."""
     from safetensors.torch import save_file
 
-    from esd.edits.edit import apply_edit, save_edit
+    from esd.edits.edit import apply_edit, save_edit, whole
     from esd.export.layout import original
+    from esd.models.hashes import own_weights
 
     if cfg.to == "lora":
         return lora(cfg, model, edit, folder, stem)
     if cfg.to == "official":
+        edit = whole(edit, own_weights(model.denoiser))  # the authors' scripts know no LoRA
         save_edit(folder / f"{stem}.safetensors", edit)
         return f"{stem}.safetensors", {"Tensors": f"{len(edit.tensors)}, all weights of {type(model.denoiser).__name__}"}
     apply_edit(model.denoiser, edit)
@@ -122,13 +125,19 @@ def configurations(pipe, folder: Path) -> None:
 
 
 def lora(cfg: DictConfig, model, edit, folder: Path, stem: str) -> tuple[str, dict[str, str]]:
-    """The change as LoRA, with the error that it leaves."""
+    """The change as LoRA, with the error that it leaves: none, where LoRA was what was trained."""
     from safetensors.torch import save_file
 
-    from esd.export.lora import decompose, kohya_keys, peft_keys
+    from esd.edits.edit import whole
+    from esd.edits.lora import is_lora
+    from esd.export.lora import decompose, kohya_keys, peft_keys, trained
 
-    base = {name: p.detach() for name, p in model.denoiser.named_parameters() if name in edit.tensors}
-    made = decompose(base, edit.tensors, 16 if cfg.rank is None and cfg.energy is None else cfg.rank, cfg.energy)
+    tensors = whole(edit, dict(model.denoiser.named_parameters())).tensors
+    base = {name: p.detach() for name, p in model.denoiser.named_parameters() if name in tensors}
+    if is_lora(edit.tensors) and cfg.rank is None and cfg.energy is None:
+        made = trained(edit.tensors)
+    else:
+        made = decompose(base, tensors, 16 if cfg.rank is None and cfg.energy is None else cfg.rank, cfg.energy)
     keys = (kohya_keys if cfg.format == "kohya" else peft_keys)(made, model.denoiser)
     name = f"{stem}-lora-{made.rank}.safetensors"
     with atomic_write(folder / name) as temporary:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from esd import UserError
+from esd.edits.lora import factors_of, tensors_of
 from esd.export.layout import unet_names
 
 
@@ -33,6 +34,15 @@ class Lora:
             f"{name}.weight": base[f"{name}.weight"] + (up.flatten(1) @ down.flatten(1)).view_as(base[f"{name}.weight"])
             for name, (down, up) in self.factors.items()
         }
+
+
+def trained(edit: dict[str, Tensor]) -> Lora:
+    """The factors of an edit that was trained as LoRA, as they are."""
+    factors = factors_of(edit)
+    ranks = {len(down) for down, _ in factors.values()}
+    if len(ranks) > 1:
+        raise UserError(f"the edit's LoRA has several ranks ({min(ranks)} to {max(ranks)}): give rank={max(ranks)} to have one")
+    return Lora(factors, ranks.pop(), [], 0.0)
 
 
 def decompose(base: dict[str, Tensor], edit: dict[str, Tensor], rank: int | None = None, energy: float | None = None) -> Lora:
@@ -74,11 +84,7 @@ def _rank_for(energy: float, spectra: list[Tensor], full: int) -> int:
 
 def peft_keys(lora: Lora, denoiser: nn.Module) -> dict[str, Tensor]:
     """As `pipe.load_lora_weights` takes it; without alphas the scale is 1."""
-    part = "transformer" if "Transformer" in type(denoiser).__name__ else "unet"
-    keys = {}
-    for name, (down, up) in lora.factors.items():
-        keys |= {f"{part}.{name}.lora_A.weight": down.contiguous(), f"{part}.{name}.lora_B.weight": up.contiguous()}
-    return keys
+    return tensors_of(lora.factors, "transformer" if "Transformer" in type(denoiser).__name__ else "unet")
 
 
 def kohya_keys(lora: Lora, denoiser: nn.Module) -> dict[str, Tensor]:

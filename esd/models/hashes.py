@@ -46,5 +46,6 @@ def fingerprint(denoiser: nn.Module, instead: Mapping[str, Tensor] = MappingProx
     digest = hashlib.sha256()
     for name, tensor in sorted({**own_weights(denoiser), **instead}.items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        tensor = tensor.dequantize() if hasattr(tensor, "qdata") else tensor  # torchao's
         digest.update(tensor.detach().half().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

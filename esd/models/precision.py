@@ -77,6 +77,21 @@ def _conv2d(module: nn.Conv2d, x: Tensor) -> Tensor:
 FORWARDS = {nn.Linear: _linear, nn.Conv2d: _conv2d}
 
 
+def quantize(teacher: nn.Module, student: nn.Module) -> None:
+    """Store the weights of every Linear that student and teacher share in 8 bits (torchao's int8, a scale for each row), one
+    after the other, so that no more is held at once than before. For a student whose own weights are adapters."""
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    for name, module in teacher.named_modules():
+        if isinstance(module, nn.Linear):
+            own = student.get_submodule(name)
+            own = getattr(own, "base_layer", own)  # PEFT's adapter stands around it
+            quantize_(module, Int8WeightOnlyConfig())
+            own.weight = module.weight
+    for denoiser in (teacher, student):
+        compute_from_stored(denoiser)
+
+
 def computed_in(x: Tensor) -> torch.dtype:
     """The precision of a product with x."""
     kind = x.device.type

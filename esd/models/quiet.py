@@ -14,6 +14,7 @@ def silence_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao registers what torch knows by now
     for message in (
         r".*torch_dtype. is deprecated.*",
         r".*isinstance\(treespec, LeafSpec\).*",

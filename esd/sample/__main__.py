@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from esd.command.checks import one_text, require_at_least, texts
+from esd.command.checks import one_text, refuse_quantized, require_at_least, texts
 from esd.command.entry import command
 from esd.files import slug
 
@@ -15,6 +15,7 @@ from esd.files import slug
 def main(cfg: DictConfig) -> None:
     path, prompts = one_text(cfg.edit, "edit"), texts(cfg.prompt, "prompt")
     require_at_least(cfg, count=1, sampling_steps=1, seed=0, guidance=0.0)
+    refuse_quantized(cfg.model)
     from hydra.core.hydra_config import HydraConfig
     from rich.console import Console
 

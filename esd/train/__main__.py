@@ -65,7 +65,8 @@ def in_one_line(error: Exception, cfg: DictConfig) -> Exception:
     if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
         return UserError(
             f"out of memory: lower batch (now {cfg.batch}), or use trajectories=cache (no frozen model in memory), "
-            f"layers=esd-x (fewer weights to train) or optimizer=sgd (now {cfg.layers.name}, {cfg.trajectories.name})"
+            f"model.dtype=bf16 (now {cfg.model.dtype}), lora.rank=16, layers=esd-x (fewer weights to train) or "
+            f"gradient_checkpointing=true (now {cfg.layers.name}, {cfg.trajectories.name})"
         )
     return error
 

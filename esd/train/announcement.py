@@ -60,13 +60,14 @@ def announce(
     """What will happen, before it does. done: the steps that an earlier process made; judged: as verdict_of has it."""
     moved = [p.numel() for p in walks.student.parameters() if p.requires_grad]
     total = sum(p.numel() for p in walks.student.parameters())
+    rule = cfg.layers.name + (f", LoRA {cfg.lora.rank}" if cfg.lora.rank else "")
     what = ", ".join(f"'{c.text}'" + (f" from '{c.erase_from}'" if c.erase_from else "") for c in concepts[:8])
     what += f" and {len(concepts) - 8} more" if len(concepts) > 8 else ""
     beside = f" and {preserving_examples(cfg, kept)} that preserve" if kept else ""
     rows = {
         "Erase": f"{what} from {cfg.model.name}, η = {cfg.eta:g}"
         + (f", preserving {len(kept)} prompt{'s' * (len(kept) > 1)}" if kept else ""),
-        "Train": f"{cfg.layers.name}: {sum(moved):,} of {total:,} parameters in {len(moved)} tensors",
+        "Train": f"{rule}: {sum(moved):,} of {total:,} parameters in {len(moved)} tensors",
         "Examples": f"{cfg.steps} steps of {cfg.batch}{beside}; x_t from {cfg.trajectories.name}, "
         f"{forwards_per_example(cfg)} forwards each",
     }

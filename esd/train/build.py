@@ -15,8 +15,11 @@ from torch import nn
 from esd import models
 from esd.command.checks import option_errors
 from esd.command.progress import progress
-from esd.erasing import layers
+from esd.edits.edit import Edit
+from esd.edits.lora import tensors_of
+from esd.erasing import layers, lora
 from esd.erasing.concepts import Concept
+from esd.erasing.erasure import Erasure
 from esd.erasing.prompts import PromptTable
 from esd.erasing.trajectories import Cache, Pool, StudentWalks, WalkingSource
 from esd.erasing.walk_store import WalkStore
@@ -57,10 +60,29 @@ def networks_of(cfg: DictConfig, rule: layers.LayerRule) -> tuple[Model, nn.Modu
     The student is made of the weights on disk, before the frozen ones are rounded to what they are stored in.
     """
     model = models.load(cfg.model.path, cfg.model.name, "fp32" if cfg.model.dtype == "fp32" else "auto")
-    trained = layers.select_parameters(model.denoiser, rule)
-    student = layers.student_of(model.denoiser, trained)
+    names = layers.select_parameters(model.denoiser, rule)
+    if cfg.lora.rank is None:
+        student, trained = layers.student_of(model.denoiser, names), names
+    else:
+        student, trained = lora.lora_student_of(model.denoiser, names, *rank_and_alpha(cfg), cfg.seed, rule.name)
     precision.store(model.base, model.denoiser, cfg.model.dtype)
+    if cfg.model.quantize is not None:
+        precision.quantize(model.denoiser, student)
     return model, student, trained
+
+
+def rank_and_alpha(cfg: DictConfig) -> tuple[int, float]:
+    """Of the LoRA; alpha is the rank unless it is given."""
+    return cfg.lora.rank, cfg.lora.rank if cfg.lora.alpha is None else cfg.lora.alpha
+
+
+def edit_of(cfg: DictConfig, module: Erasure, record: dict) -> Edit:
+    """What was trained."""
+    tensors = module.trained_tensors()
+    if cfg.lora.rank is not None:
+        part = "transformer" if hasattr(module.model.base, "transformer") else "unet"
+        tensors = tensors_of(lora.factors(tensors, *rank_and_alpha(cfg)), part)
+    return Edit(tensors, record)
 
 
 def concept_template_pairs(prompts: PromptTable) -> list[tuple[int, int]]:

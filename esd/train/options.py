@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +13,14 @@ from omegaconf import MISSING, DictConfig
 from esd import UserError
 from esd.command.checks import require_at_least, require_one_of, texts
 from esd.models import DTYPES
+
+
+@dataclass
+class Lora:
+    """rank: none, whole weights are trained. alpha: none, the rank: a scale of 1."""
+
+    rank: int | None = None
+    alpha: float | None = None
 
 
 @dataclass
@@ -26,6 +36,7 @@ class Train:
     steps: int = 1000
     batch: int = 1
     lr: float = 1e-5
+    lora: Lora = field(default_factory=Lora)
     seed: int = 0
     preserve: Any = None
     preserve_weight: float = 1.0
@@ -71,6 +82,16 @@ def check_train_options(cfg: DictConfig) -> None:
     require_at_least(cfg, eta=0.0, guidance=0.0, lr=0.0, preserve_weight=0.0, checkpoint_minutes=0.0)
     if cfg.lr == 0:
         raise UserError("lr=0 trains nothing: for example lr=1e-5")
+    if cfg.lora.rank is not None:
+        require_at_least(cfg.lora, "lora.", rank=1)
+    if cfg.lora.alpha is not None and (cfg.lora.rank is None or not 0 < cfg.lora.alpha < math.inf):
+        raise UserError(f"lora.alpha={cfg.lora.alpha:g} must be above 0, and beside it a rank: for example lora.rank=16")
+    if cfg.model.quantize is not None:
+        require_one_of(cfg.model.quantize, "model.quantize", ("int8",))
+        if cfg.lora.rank is None:
+            raise UserError("model.quantize=int8 is for weights that stay as they are: give lora.rank=16 beside it")
+        if importlib.util.find_spec("torchao") is None:
+            raise UserError("model.quantize=int8 needs torchao: pip install 'erased-diffusion[int8]'")
     require_one_of(cfg.objective, "objective", ("kept-erased", "erased", "kept"))
     require_one_of(cfg.model.dtype, "model.dtype", DTYPES)
     require_one_of(cfg.logger.name, "logger.name", ("wandb", "csv", "none"))

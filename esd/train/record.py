@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from esd.command.words import command_line
 from esd.erasing.concepts import Concept
+from esd.train.build import rank_and_alpha
 
 
 def record_of(cfg: DictConfig, concepts: list[Concept], base_hash: str) -> dict:
@@ -28,6 +29,7 @@ def record_of(cfg: DictConfig, concepts: list[Concept], base_hash: str) -> dict:
         "templates": list(cfg.templates),
         "eta": cfg.eta,
         "layers": cfg.layers.name,
+        "lora": dict(zip(("rank", "alpha"), rank_and_alpha(cfg), strict=True)) if cfg.lora.rank else None,
         "trajectories": chosen["trajectories"],
         "guidance": cfg.guidance,
         "sampling_steps": cfg.sampling_steps,
@@ -42,6 +44,7 @@ def record_of(cfg: DictConfig, concepts: list[Concept], base_hash: str) -> dict:
         "schedule": chosen["schedule"],
         "precision": str(chosen["trainer"]["precision"]),
         "dtype": cfg.model.dtype,
+        "quantize": cfg.model.quantize,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "command": command_line("esd.train", *without_resume(HydraConfig.get().overrides.task)),
         "versions": {"python": platform.python_version(), **{name: package_version(name) for name in packages}},

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from esd import UserError, files
 from esd.command.checks import option_errors
 from esd.command.signals import IS_MAIN_PROCESS, Signals
-from esd.edits.edit import Edit, save_edit
+from esd.edits.edit import save_edit
 from esd.erasing import layers
 from esd.erasing.concepts import Draws
 from esd.erasing.erasure import Erasure
@@ -22,7 +22,7 @@ from esd.erasing.trajectories import WalkingSource
 from esd.files import write_json
 from esd.models.encoders import release_text_encoders
 from esd.train.announcement import announce
-from esd.train.build import networks_of, optimizer_of, preserving_examples, source_of, trainer_of
+from esd.train.build import edit_of, networks_of, optimizer_of, preserving_examples, source_of, trainer_of
 from esd.train.callbacks import BeforeAfterGrids, Checkpoints, newest_checkpoint
 from esd.train.loggers import build_loggers, finish_wandb, tolerate_upload_errors
 from esd.train.ranks import die_with_parent, stop_other_ranks
@@ -91,7 +91,7 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
             return math.nan
         grids.draw(trainer, module)
         record = record_of(cfg, concepts, model.base_hash) | ({"not_read": not_read} if not_read else {})
-        edit = Edit(module.trained_tensors(), record)
+        edit = edit_of(cfg, module, record)
         save_edit(folder / "edit.safetensors", edit)
         examples = cfg.steps * cfg.batch * trainer.world_size
         metrics = {"training_seconds": round(checkpoints.seconds, 2), "steps": cfg.steps, "examples": examples}
