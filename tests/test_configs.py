@@ -59,6 +59,9 @@ def test_optimisers_and_schedules_are_torchs(optimizer, schedule):
 
 def test_a_models_defaults_give_way_to_the_command_line():
     assert composed("model=sd14").lr == 1e-5 and composed("lr=3").lr == 3
+    assert composed().lr == composed("layers=esd-x-strict").lr == 2e-4 and composed("model=sd14", "layers=esd-u").lr == 1e-5
+    assert composed("layers=esd-u").lr == composed("experiment=sweep", "layers=esd-u").lr == 1e-4  # in a plain sweep, too
+    assert composed("layers=esd-u", "lr=3").lr == composed("layers=esd-u", "model.lr=3").lr == 3
     assert composed("model=sd14").batch == 1 and composed("model=sd14", "steps=7").steps == 7
 
 
