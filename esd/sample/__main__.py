@@ -53,9 +53,12 @@ def main(cfg: DictConfig) -> None:
     for name, images in drawn.items():
         for prompt, seed, image in zip(asked, seeds, images, strict=True):
             save_picture(to_image(image), folder / name / f"{names[prompt]}-{seed}.png")
-    rows = [images[i : i + cfg.count] for i in range(0, len(asked), cfg.count) for images in drawn.values()]
-    labels = [f"{name}: {prompt}" for prompt in prompts for name in drawn]
-    page = grid(rows, labels, [f"noise {cfg.seed + n}" for n in range(cfg.count)])
+    noises = [f"noise {seed}" for seed in seeds]
+    if len(prompts) == 1:
+        labels, captions = [f"{name}: {prompts[0]}" for name in drawn], noises
+    else:
+        labels, captions = list(drawn), asked if cfg.count == 1 else [f"{n}: {p}" for n, p in zip(noises, asked, strict=True)]
+    page = grid(list(drawn.values()), labels, captions, together=cfg.count)
     save_picture(page, folder / "grid.png")
     console.print(f"Side by side: {folder / 'grid.png'}", soft_wrap=True)
 
