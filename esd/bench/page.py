@@ -17,7 +17,7 @@ from esd.report.result import GALLERY, KEYS, ROOT, file_hash, weights_hash
 
 ORDER = (
     "gallery", "model-quality", "objects", "eta", "preserve", "many", "many-preserve_weight-0", "frontier", "lora", "attack",
-    "concept", "bench", "quality", "until-erased", "memory", "faults",
+    "concept", "bench", "quality", "until-erased", "small-batch", "memory", "faults",
 )  # fmt: skip
 HEAD = """# Results
 

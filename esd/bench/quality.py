@@ -15,7 +15,7 @@ start. Four parts, which can be chosen with --part:
 Two processes of one thread each do the runs: more robust than one of two threads, and every run has the same company. A
 roll-out of the cache and the drawing and judging of pictures do not count as training time. After every run
 outputs/bench-quality.json is written, from which a repeated command goes on; the tables are of what is there, and lie for the
-results page in outputs/gallery/quality.json and until-erased.json.
+results page in outputs/gallery/quality.json, until-erased.json and small-batch.json.
 """
 
 from __future__ import annotations
@@ -34,7 +34,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from esd.bench.loop import DEFAULT, SOURCES, Loop, mixed, store_in  # noqa: E402
-from esd.bench.quality_tables import OTHERS, PARTS, RULES, SEEN, Run, base_line, by_effort, by_rate, tables, tuned, until_lines  # noqa: E402
+from esd.bench.quality_tables import (  # noqa: E402
+    OTHERS,
+    PARTS,
+    RULES,
+    SEEN,
+    Run,
+    base_line,
+    by_batch,
+    by_effort,
+    by_rate,
+    tables,
+    tuned,
+    until_lines,
+)
 from esd.models.quiet import silence_libraries
 from esd.protocols import Row, emoji
 from esd.report.result import write_result
@@ -45,6 +58,8 @@ EQUAL = """Four objects, a style and a category, three seeds each, trained by ev
 time (that of the default source's steps). Kept: other objects that are still right."""
 UNTIL = """ESD-x: training time until the concept is seen in at most 3 %, each source at the batch and learning rate that \
 erased two other concepts soonest. A style by its bare name is among the concepts."""
+SMALL = """ESD-x at batch 1, the paper's, where the pool is a single walk, and at 2: 60 steps, and the paper's 1000 at a rate \
+that goes equally far."""
 CONCEPTS = ["pizza", "owl", "rocket", "umbrella", "twemoji style", "weapon"]
 LR = {"esd-x": 2e-4, "esd-u": 1e-4}
 TRIED = {  # batch and learning rate, source by source
@@ -269,19 +284,18 @@ def main() -> None:
                     raise
     for line in tables(found):
         console.print(line, soft_wrap=True)
-    makers, typed = ["esd/bench/loop.py", "esd/bench/quality.py", "esd/bench/quality_tables.py"], "python -m esd.bench.quality"
-    columns, rows = by_effort(found)
-    if rows:
-        write_result(
-            "quality", title="Do the cheaper sources erase as well?", text=EQUAL, command=typed,
-            columns=columns, rows=rows, notes=[f"Of the {base_line(found)}."], makers=makers,
-        )  # fmt: skip
-    columns, rows = by_rate(found, "until-erased")
-    if rows:
-        write_result(
-            "until-erased", title="Training until the concept is gone", text=UNTIL, command=f"{typed} --part until-erased",
-            columns=columns, rows=rows, notes=[f"{line.strip().capitalize()}." for line in until_lines(found)], makers=makers,
-        )  # fmt: skip
+    base, until = f"Of the {base_line(found)}.", [f"{line.strip().capitalize()}." for line in until_lines(found)]
+    for name, title, text, part, (columns, rows), notes in (
+        ("quality", "Do the cheaper sources erase as well?", EQUAL, "", by_effort(found), [base]),
+        ("until-erased", "Training until the concept is gone", UNTIL, "until-erased", by_rate(found, "until-erased"), until),
+        ("small-batch", "The sources at batch 1 and 2", SMALL, "small-batch", by_batch(found), [base]),
+    ):
+        if rows:
+            write_result(
+                name, title=title, text=text, command="python -m esd.bench.quality" + (f" --part {part}" if part else ""),
+                columns=columns, rows=rows, notes=notes,
+                makers=["esd/bench/loop.py", "esd/bench/quality.py", "esd/bench/quality_tables.py"],
+            )  # fmt: skip
     console.print(f"all runs: {options.out}")
 
 
