@@ -12,7 +12,8 @@ from tiny import ROOT, parts, tiny_pipeline
 
 os.environ.setdefault("WANDB_MODE", "offline")
 
-RUNS = {"esd", "server", "wheel", "logged", "definition"}  # fixtures that start a command in a process of its own: seconds each
+# What starts a command in a process of its own, seconds each: fixtures, and what a test calls.
+RUNS, STARTS = {"esd", "server", "wheel", "logged", "definition"}, {"Server", "subprocess", "dashboard"}
 
 FEW_STEPS = "import esd.protocols.emoji as it; it.STEPS = {0}; from esd.{1}.__main__ import main; main()"
 
@@ -20,7 +21,8 @@ FEW_STEPS = "import esd.protocols.emoji as it; it.STEPS = {0}; from esd.{1}.__ma
 def pytest_collection_modifyitems(items):
     """What starts such a process is marked `run`, so that it can be left out: make test FAST=1."""
     for item in items:
-        if RUNS & set(item.fixturenames) or "faults" in item.path.parts:
+        calls = set(item.function.__code__.co_names + item.function.__code__.co_varnames)
+        if RUNS & set(item.fixturenames) or STARTS & calls or "faults" in item.path.parts:
             item.add_marker("run")
 
 
