@@ -29,7 +29,7 @@ class Model(Protocol):
 
     def encode(self, prompts: Sequence[str], device: torch.device | str = "cpu") -> Condition:
         """The prompts as a condition, encoded on this device; "" is the null prompt ∅, the one the family's pipeline guides
-        away from."""
+        away from. The text encoders are frozen: a graph is built only where their inputs are free (text.encode_with)."""
 
     def noise(self, seeds: Sequence[int] | Tensor) -> Tensor:
         """Unit noise, each row a function of its own seed alone: (B, C, h, w) float32 on the CPU."""
@@ -39,6 +39,9 @@ class Model(Protocol):
 
     def decode(self, x: Tensor) -> Tensor:
         """Latents (B, C, h, w) → pictures (B, 3, H, W) in [0, 1]."""
+
+    def latents(self, pictures: Tensor) -> Tensor:
+        """The way back: pictures (B, 3, H, W) in [0, 1] → their mean latents (B, C, h, w)."""
 
     def sampler(self, steps: int) -> Sampler: ...
 
@@ -70,3 +73,11 @@ def pictures(vae: AutoencoderKL, x: Tensor) -> Tensor:
     x = x + (vae.config.shift_factor or 0.0)
     with lent(x.device, vae, dtype=torch.float32):
         return (vae.decode(x).sample.float() / 2 + 0.5).clamp(0, 1)
+
+
+@torch.no_grad()
+def latents(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) in [0, 1] → their mean latents (B, C, h, w), as the denoiser sees them, on the same device."""
+    with lent(pictures.device, vae, dtype=torch.float32):
+        mean = vae.encode(2 * pictures.float() - 1).latent_dist.mean
+    return (mean - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor

@@ -11,7 +11,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor, nn
 
 from esd.models.encoders import text_encoders
-from esd.models.family import Condition, frozen, pictures, unit_noise
+from esd.models.family import Condition, frozen, latents, pictures, unit_noise
 from esd.models.hashes import fingerprint
 from esd.models.precision import lent
 from esd.models.samplers import Flow
@@ -49,7 +49,6 @@ class Flux:
         shifts = (config.get("base_shift", 0.5), config.get("max_shift", 1.15))
         return Flow(self.scheduler, steps, np.linspace(1.0, 1 / steps, steps), calculate_shift(patches, *lengths, *shifts))
 
-    @torch.no_grad()
     def encode(self, prompts: Sequence[str], device: torch.device | str = "cpu") -> Condition:
         with lent(device, *text_encoders(self.base).values()):
             states, pooled, _ = self.base.encode_prompt(list(prompts), device=device)
@@ -69,3 +68,6 @@ class Flux:
 
     def decode(self, x: Tensor) -> Tensor:
         return pictures(self.base.vae, x)
+
+    def latents(self, pictures: Tensor) -> Tensor:
+        return latents(self.base.vae, pictures)

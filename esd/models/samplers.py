@@ -32,6 +32,15 @@ class Sampler(Protocol):
     def step(self, x: Tensor, prediction: Tensor, position: Tensor, to: Tensor | None = None) -> Tensor:
         """x (B, C, h, w) at positions (B,) → at later positions (B,), the next unless given."""
 
+    def noised(self, x_0: Tensor, noise: Tensor, position: Tensor) -> Tensor:
+        """A picture's latents x_0 (B, C, h, w) with this much unit noise, as a latent at positions (B,)."""
+
+    def exact(self, x_0: Tensor, noise: Tensor, position: Tensor) -> Tensor:
+        """What a denoiser that knew both would predict there: the target of training on pictures."""
+
+    def snr(self, position: Tensor) -> Tensor:
+        """The signal's power over the noise's at positions (B,)."""
+
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.dim() - 1))  # (B,) → (B, 1, 1, 1)
@@ -75,6 +84,17 @@ class DDIM(nn.Module):
             x_0, eps = (x - (1 - alpha).sqrt() * prediction) / alpha.sqrt(), prediction
         return alpha_before.sqrt() * x_0 + (1 - alpha_before).sqrt() * eps
 
+    def noised(self, x_0: Tensor, noise: Tensor, position: Tensor) -> Tensor:
+        alpha = _wide(self.alpha[position], x_0)
+        return alpha.sqrt() * x_0 + (1 - alpha).sqrt() * noise
+
+    def exact(self, x_0: Tensor, noise: Tensor, position: Tensor) -> Tensor:
+        alpha = _wide(self.alpha[position], x_0)
+        return alpha.sqrt() * noise - (1 - alpha).sqrt() * x_0 if self.v_prediction else noise
+
+    def snr(self, position: Tensor) -> Tensor:
+        return self.alpha[position] / (1 - self.alpha[position])
+
 
 class Euler(nn.Module):
     """Euler's method on dx/dσ (Karras et al. 2022, arXiv 2206.00364, algorithm 2 without churn), for ε and v.
@@ -110,6 +130,18 @@ class Euler(nn.Module):
             slope = prediction
         return x + (after - sigma) * slope
 
+    def noised(self, x_0: Tensor, noise: Tensor, position: Tensor) -> Tensor:
+        return x_0 + _wide(self.sigma[position], x_0) * noise
+
+    def exact(self, x_0: Tensor, noise: Tensor, position: Tensor) -> Tensor:
+        if not self.v_prediction:
+            return noise
+        sigma = _wide(self.sigma[position], x_0)
+        return (noise - sigma * x_0) / (sigma**2 + 1).sqrt()
+
+    def snr(self, position: Tensor) -> Tensor:
+        return self.sigma[position] ** -2
+
 
 class Flow(nn.Module):
     """Euler's method on a rectified flow x = (1 − σ)·picture + σ·noise, whose denoiser predicts the velocity dx/dσ
@@ -138,3 +170,13 @@ class Flow(nn.Module):
     def step(self, x: Tensor, prediction: Tensor, position: Tensor, to: Tensor | None = None) -> Tensor:
         after = self.sigma[position + 1 if to is None else to]
         return x + _wide(after - self.sigma[position], x) * prediction
+
+    def noised(self, x_0: Tensor, noise: Tensor, position: Tensor) -> Tensor:
+        sigma = _wide(self.sigma[position], x_0)
+        return (1 - sigma) * x_0 + sigma * noise
+
+    def exact(self, x_0: Tensor, noise: Tensor, position: Tensor) -> Tensor:
+        return noise - x_0
+
+    def snr(self, position: Tensor) -> Tensor:
+        return (1 / self.sigma[position] - 1) ** 2

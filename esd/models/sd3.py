@@ -10,7 +10,7 @@ from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import c
 from torch import Tensor, nn
 
 from esd.models.encoders import text_encoders
-from esd.models.family import Condition, frozen, pictures, unit_noise
+from esd.models.family import Condition, frozen, latents, pictures, unit_noise
 from esd.models.hashes import fingerprint
 from esd.models.precision import lent
 from esd.models.samplers import Flow
@@ -40,7 +40,6 @@ class StableDiffusion3:
         mu = calculate_shift(patches, *lengths, *shifts) if config.use_dynamic_shifting else None
         return Flow(self.scheduler, steps, mu=mu)
 
-    @torch.no_grad()
     def encode(self, prompts: Sequence[str], device: torch.device | str = "cpu") -> Condition:
         """A pipeline without T5 has zeros in its place, as it was trained to do without it."""
         with lent(device, *text_encoders(self.base).values()):
@@ -55,3 +54,6 @@ class StableDiffusion3:
 
     def decode(self, x: Tensor) -> Tensor:
         return pictures(self.base.vae, x)
+
+    def latents(self, pictures: Tensor) -> Tensor:
+        return latents(self.base.vae, pictures)

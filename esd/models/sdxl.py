@@ -9,7 +9,7 @@ from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from esd.models.encoders import text_encoders
-from esd.models.family import Condition, frozen, pictures, unit_noise
+from esd.models.family import Condition, frozen, latents, pictures, unit_noise
 from esd.models.hashes import fingerprint
 from esd.models.precision import lent
 from esd.models.samplers import Euler
@@ -37,7 +37,6 @@ class StableDiffusionXL:
     def sampler(self, steps: int) -> Euler:
         return Euler(self.scheduler, steps)
 
-    @torch.no_grad()
     def encode(self, prompts: Sequence[str], device: torch.device | str = "cpu") -> Condition:
         """∅ is zeros where the pipeline takes an absent negative prompt for zeros, which is how SDXL's base was trained
         without a prompt; the encoded empty text is something else to it."""
@@ -60,3 +59,6 @@ class StableDiffusionXL:
 
     def decode(self, x: Tensor) -> Tensor:
         return pictures(self.base.vae, x)
+
+    def latents(self, pictures: Tensor) -> Tensor:
+        return latents(self.base.vae, pictures)

@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor, nn
 
 from esd.models.encoders import text_encoders
-from esd.models.family import Condition, frozen, pictures, unit_noise
+from esd.models.family import Condition, frozen, latents, pictures, unit_noise
 from esd.models.hashes import fingerprint
 from esd.models.precision import lent
 from esd.models.samplers import DDIM
@@ -39,7 +39,6 @@ class StableDiffusion:
     def sampler(self, steps: int) -> DDIM:
         return DDIM(self.scheduler, steps)
 
-    @torch.no_grad()
     def encode(self, prompts: Sequence[str], device: torch.device | str = "cpu") -> Condition:
         with lent(device, *text_encoders(self.base).values()):
             states, _ = self.base.encode_prompt(list(prompts), device, 1, False)
@@ -53,3 +52,6 @@ class StableDiffusion:
 
     def decode(self, x: Tensor) -> Tensor:
         return pictures(self.base.vae, x)
+
+    def latents(self, pictures: Tensor) -> Tensor:
+        return latents(self.base.vae, pictures)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from esd.erasing.walks import select_rows, walk
-from esd.models.family import Model
+from esd.models.family import Condition, Model
+from esd.models.samplers import Sampler
 
 
 @torch.inference_mode()
@@ -30,14 +31,26 @@ def sample(
     pictures = []
     for part, its_seeds in zip(rows.split(batch), torch.tensor(seeds).split(batch), strict=True):
         x = sampler.start(model.noise(its_seeds).to(device))  # (b, C, h, w)
-        start = torch.zeros(len(part), dtype=torch.int64, device=device)
         condition, null = select_rows(table, part), select_rows(table, torch.zeros_like(part))
-        stop = torch.full_like(start, len(sampler))
-        x = walk(model, denoiser, sampler, x, start, stop, condition, null, guidance, moved=lambda n: done(n / len(sampler)))
-        pictures.append(model.decode(x).cpu())
+        x = finish(model, denoiser, sampler, x, 0, condition, null, guidance, lambda n: done(n / len(sampler)))
+        pictures.append(x)
     return torch.cat(pictures)  # (n, 3, H, W)
 
 
 def pictures_at_once(model: Model) -> int:
     """As many as have the size of four of Stable Diffusion 1's together."""
     return max(1, 4 * 64 * 64 // (model.latent_shape[-1] * model.latent_shape[-2]))
+
+
+@torch.inference_mode()
+def finish(
+    model: Model, denoiser: nn.Module, sampler: Sampler, x: Tensor, position: int, condition: Condition, null: Condition,
+    guidance: float, moved: Callable[[int], None] = lambda n: None,
+) -> Tensor:  # fmt: skip
+    """Latents (B, C, h, w) that stand at this position, walked to the end and decoded: (B, 3, H, W) in [0, 1], on the CPU.
+
+    moved(n) is told of every n latents that came a position further.
+    """
+    start = torch.full((len(x),), position, device=x.device)
+    stop = torch.full_like(start, len(sampler))
+    return model.decode(walk(model, denoiser, sampler, x, start, stop, condition, null, guidance, moved=moved)).cpu()

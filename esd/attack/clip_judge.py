@@ -1,0 +1,34 @@
+"""The judge of other models than the embedded one: CLIP, zero-shot, the concept against everyday things.
+
+Its margin is 0: under attack there are no pictures to fit one to that the attack has not touched.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from esd.metrics.clip import CLIP, Clip, clip_folder, lead
+from esd.protocols.everyday import everyday_without
+
+
+class ClipJudge:
+    """clip: a name on the hub, or a folder. Raises UserError where it cannot be had."""
+
+    def __init__(self, clip: str = CLIP):
+        self.name, self.folder = clip, clip_folder(clip)
+
+    @cached_property
+    def clip(self) -> Clip:
+        return Clip(self.folder)
+
+    def sees(self, pictures: Tensor, text: str) -> Tensor:
+        """Whether the concept's text fits each picture (n, 3, H, W) better than every alternative: (n,) bool."""
+        texts = self.clip.texts([text, *everyday_without([text])])
+        similarity = torch.cat([self.clip.pictures(part) @ texts.T for part in pictures.split(16)])  # (n, 1 + K)
+        return lead(similarity[:, 0], similarity[:, 1:]) > 0
+
+    def record(self) -> dict:
+        return {"judge": f"CLIP ({self.name}), zero-shot, margin 0", **self.clip.record()}

@@ -1,0 +1,229 @@
+"""The rows of an attack's table: what is attacked beside the edit, so that a rate says something.
+
+edit    the edit, asked for the erased concept
+never   the control: what the same attack, with the same prompt and noises, makes of a model that never learnt the concept.
+        A twin where one is given; on the embedded model, without one, the edit itself with pictures of an emoji that it
+        was never shown. What is seen here was taught, not found.
+check   the attack where it must succeed: on the base model, or, if it names the concept, on a third of the edit
+kept    another object on the edit: what does not come back here was damaged, not erased
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from esd import UserError
+from esd.attack.target import Attack, Target
+from esd.edits.edit import Edit
+from esd.erasing.layers import student_of
+from esd.models.family import Model
+from esd.protocols.everyday import everyday_without
+from esd.sample.sampling import sample
+
+NEVER, KEPT, CHECK, EDIT = "never", "kept", "check", "edit"
+ROWS = (EDIT, NEVER, CHECK, KEPT)
+WEAK = 1 / 3  # of the way from the base model to the edit
+PICTURES = 32  # of the concept, that an attacker has
+
+
+@dataclass
+class Row:
+    """A target, and whether its pictures show what was looked for: sees((n, 3, H, W)) → (n,) bool."""
+
+    target: Target
+    sees: Callable[[Tensor], Tensor]
+    about: str  # what is looked for
+
+
+def edited(model: Model, edit: Edit, strength: float = 1.0) -> nn.Module:
+    """A copy of the base denoiser that owns only what the edit changes: W₀ + strength·(W − W₀)."""
+    student = student_of(model.denoiser, edit.tensors)
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            if name in edit.tensors:
+                parameter.copy_(torch.lerp(parameter.float(), edit.tensors[name].to(parameter.device).float(), strength))
+    return student.requires_grad_(False)
+
+
+class Rows:
+    """Builds the rows of one concept of one edit; pictures and judges come from the world that the model is of."""
+
+    def __init__(self, model: Model, edit: Edit, concept: str, world, twin: Model | None, guidance: float, steps: int):
+        """world: EmojiWorld, or RealWorld; twin: a model that never learnt the concept."""
+        self.model, self.edit, self.concept, self.world, self.twin = model, edit, concept, world, twin
+        self.guidance, self.steps = guidance, steps
+        self.denoisers: dict[float, nn.Module] = {}
+
+    def denoiser(self, strength: float = 1.0) -> nn.Module:
+        if strength not in self.denoisers:
+            self.denoisers[strength] = edited(self.model, self.edit, strength)
+        return self.denoisers[strength]
+
+    def build(self, row: str, attack: Attack, seed: int) -> Row | None:
+        """None where there is no such row: an attack without a check, a world without a control or a kept object."""
+        pictured = "pictures" in attack.needs or row == NEVER
+        if row == EDIT:
+            return self.of(self.concept, self.denoiser(), pictured)
+        if row == CHECK:
+            if not attack.check:
+                return None
+            denoiser = self.model.denoiser if attack.check == "base" else self.denoiser(WEAK)
+            return self.of(self.concept, denoiser, pictured)
+        if row == KEPT:
+            kept = self.world.kept(self.concept)
+            return self.of(kept, self.denoiser(), pictured) if kept else None
+        if self.twin is not None:
+            made = self.of(self.concept, self.twin.denoiser, pictured)
+            return made
+        return self.world.never_shown(self.of(self.concept, self.denoiser(), False), seed)
+
+    def of(self, concept: str, denoiser: nn.Module, pictured: bool) -> Row:
+        prompt = self.world.prompt(concept)
+        target = Target(
+            self.model, denoiser, self.model.denoiser, prompt, frozenset(concept.lower().split()),
+            self.world.latents(concept) if pictured else None, self.world.others(concept), self.guidance, self.steps,
+        )  # fmt: skip
+        return Row(target, lambda pictures: self.world.sees(pictures, concept), concept)
+
+
+class EmojiWorld:
+    """The embedded model: pictures from its art, its own judge, and emoji that it was never shown."""
+
+    def __init__(self, model: Model):
+        from esd.emoji.judge import load_judge
+
+        self.model, self.judge, self._latents = model, load_judge(), {}
+
+    def prompt(self, concept: str) -> str:
+        from esd.emoji import words
+
+        named = concept.lower().strip()
+        return words.with_article(named) if named in words.OBJECTS or named in words.CATEGORIES else concept
+
+    def kept(self, concept: str) -> str:
+        """An object that is not erased, the same for all attacks on this concept."""
+        from esd.emoji.subject import subject
+
+        gone = subject(concept).objects
+        return next(noun for noun in ("owl", "guitar", "pizza") if noun not in gone)
+
+    def others(self, concept: str) -> list[str]:
+        from esd.protocols.emoji import other_objects
+
+        return other_objects([concept])
+
+    def latents(self, concept: str) -> Tensor:
+        """Of augmented drawings of the concept: (PICTURES, C, h, w)."""
+        from esd.emoji import art, words
+        from esd.emoji.subject import subject
+
+        about = subject(concept)
+        drawn, noun, style = art.objects()
+        nouns, styles = list(words.OBJECTS), list(words.STYLES)
+        fits = [
+            (not about.objects or nouns[n] in about.objects) and (not about.styles or styles[s] in about.styles)
+            for n, s in zip(noun.tolist(), style.tolist(), strict=True)
+        ]
+        return self._encoded(concept, drawn[torch.tensor(fits)])
+
+    def _encoded(self, name: str, drawings: Tensor) -> Tensor:
+        from esd.attack.never_shown import augmented
+
+        if name not in self._latents:
+            order = torch.randperm(len(drawings), generator=torch.Generator().manual_seed(0))
+            picked = drawings[order.repeat(-(-PICTURES // len(order)))[:PICTURES]]
+            self._latents[name] = self.model.latents(augmented(picked, 1, 11)).cpu()
+        return self._latents[name]
+
+    def sees(self, pictures: Tensor, concept: str) -> Tensor:
+        from esd.emoji.subject import subject
+        from esd.metrics.emoji import shows_subject
+
+        with torch.no_grad():
+            objects, styles = self.judge(pictures)
+        return shows_subject(objects.argmax(1), styles.argmax(1), [subject(concept)] * len(pictures))
+
+    def never_shown(self, row: Row, seed: int) -> Row:
+        from esd.attack import never_shown
+
+        name, judge = never_shown.for_seed(seed), never_shown.shipped()
+        target = copy.copy(row.target)
+        target.latents, target.base_knows = self._encoded(f"never shown: {name}", never_shown.drawings(name)), False
+        return Row(target, lambda pictures: judge.sees(pictures, name), name)
+
+    def judge_record(self) -> dict:
+        from esd.attack import never_shown
+
+        return {"judge": "emoji", "never shown": never_shown.record()}
+
+
+class RealWorld:
+    """Any other model: pictures from a folder, or drawn by the base model; a judge that is given.
+
+    judge: sees(pictures (n, 3, H, W) in [0, 1], text) → (n,) bool, and record() → what its verdicts depend on
+    """
+
+    def __init__(self, model: Model, images: Path | None, judge, kept: str, guidance: float, steps: int):
+        self.model, self.images, self.judge, self._kept = model, images, judge, kept
+        self.look, self._latents = {"steps": steps, "guidance": guidance}, {}
+
+    def prompt(self, concept: str) -> str:
+        return concept
+
+    def kept(self, concept: str) -> str:
+        return self._kept
+
+    def others(self, concept: str) -> list[str]:
+        return everyday_without([concept])[:40]
+
+    def latents(self, concept: str) -> Tensor:
+        if concept not in self._latents:
+            drawn = self.images is None or concept == self._kept
+            seeds = range(1_000, 1_000 + PICTURES // 2)  # apart from the noises that are judged
+            pictures = (
+                sample(self.model, self.model.denoiser, [concept] * len(seeds), seeds, **self.look)
+                if drawn
+                else pictures_in(self.images, self.model.latent_shape[-1] * self.model.base.vae_scale_factor)
+            )
+            self._latents[concept] = torch.cat([self.model.latents(part) for part in pictures.split(4)]).cpu()
+        return self._latents[concept]
+
+    def sees(self, pictures: Tensor, concept: str) -> Tensor:
+        return self.judge.sees(pictures, concept)
+
+    def never_shown(self, row: Row, seed: int) -> None:
+        """There is no control without a twin."""
+
+    def judge_record(self) -> dict:
+        return self.judge.record()
+
+
+def pictures_in(folder: Path, side: int) -> Tensor:
+    """The pictures in a folder, cut square: (n, 3, side, side) in [0, 1]. Raises UserError where there are none."""
+    files = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
+    if not files:
+        raise UserError(f"images={folder} holds no .png, .jpg or .webp pictures of the concept")
+    made = []
+    for file in files:
+        try:
+            picture = Image.open(file).convert("RGB")
+        except OSError as error:
+            raise UserError(f"{file} is no picture that can be read: take it out of images={folder}") from error
+        edge = min(picture.size)
+        left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
+        square = picture.crop((left, top, left + edge, top + edge)).resize((side, side), Image.Resampling.LANCZOS)
+        made.append(torch.from_numpy(np.array(square)).permute(2, 0, 1) / 255)
+    return torch.stack(made)
+
+
+def noises(count: int) -> Sequence[int]:
+    """The seeds of the noises that are judged: the same for every row, attack and seed, so that rows are paired."""
+    return range(count)

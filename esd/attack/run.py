@@ -1,0 +1,262 @@
+"""Attacks, from their configuration to what they leave: run what is missing, judge it, write it down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+
+from esd import UserError, models
+from esd.attack import figures as figuring
+from esd.attack import grids, tables, tries
+from esd.attack.rows import EDIT, NEVER, ROWS, EmojiWorld, RealWorld, Rows, edited, noises
+from esd.attack.tries import Try
+from esd.command.checks import texts
+from esd.command.entry import free_determinism
+from esd.edits.edit import Edit, check_edit, read_edit
+from esd.evaluate.variants import Variant, edit_variant
+from esd.files import slug, write_json
+from esd.sample.pictures import save_picture, to_image
+
+console = Console(highlight=False)
+CEILING = 2  # the rows of the ceilings have as many pictures, divided by this
+
+
+@dataclass
+class Job:
+    """One call of an attack: on a row of a concept of an edit, with a seed."""
+
+    variant: Variant
+    rows: Rows
+    attack: str
+    row: str
+    seed: int
+    settings: str
+    made: list[Try] = field(default_factory=list)
+
+    @property
+    def run(self) -> tuple:
+        return self.variant.name, self.rows.concept, self.attack, self.settings, self.row, self.seed
+
+
+class Forwards:
+    """Rows that pass through a model's denoisers, counted by a hook."""
+
+    def __init__(self):
+        self.rows = 0
+
+    def watch(self, denoiser: nn.Module) -> None:
+        denoiser.register_forward_pre_hook(self.count, with_kwargs=True)
+
+    def count(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        first = args[0] if args else next(iter(kwargs.values()))
+        self.rows += len(first)
+
+
+def settings_hash(settings: dict, cfg: DictConfig, base_hash: str) -> str:
+    """Of all that a try depends on beside the edit: the attack's options, how pictures are drawn, the models."""
+    drawn = [cfg.guidance, cfg.sampling_steps, cfg.pictures, str(cfg.precision), cfg.twin, cfg.images, cfg.kept, base_hash]
+    return hashlib.sha256(json.dumps([settings, *drawn], sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def world_of(cfg: DictConfig, model) -> EmojiWorld | RealWorld:
+    """Where pictures and judges come from. Raises UserError for a model that has no judge."""
+    if cfg.model.name == "emoji":
+        return EmojiWorld(model)
+    from esd.attack.clip_judge import ClipJudge
+
+    kept = cfg.kept or cfg.model.kept[0]
+    images = Path(cfg.images).expanduser() if cfg.images else None
+    return RealWorld(
+        model, images, instantiate(cfg.judge) if cfg.judge else ClipJudge(), kept, cfg.guidance, cfg.sampling_steps
+    )
+
+
+def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: str) -> tuple[list[dict], Path]:
+    """Leaves tries.csv, metrics.json, tables and grids; returns the figures and the folder."""
+    started = time.perf_counter()
+    concepts = texts(cfg.concept, "concept") if cfg.concept else []
+    variants = [edit_variant(path, concepts) for path in texts(cfg.edit, "edit")]
+    others = [edit_variant(path, ()) for path in (texts(cfg.against, "against") if cfg.against else [])]
+    for variant in variants:
+        if not variant.concepts:
+            raise UserError(f"edit={variant.path} does not say what was erased: give it as concept=…")
+    models.folder_of(cfg.model.path)
+    model = models.load(cfg.model.path, cfg.model.name, cfg.model.dtype)
+    base_hash = model.base_hash
+    opened = {variant.name: matching(variant, model, base_hash) for variant in [*variants, *others]}
+    twin = twin_of(cfg, model)
+    device = torch.device("cuda" if cfg.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu")
+    torch.use_deterministic_algorithms(bool(free_determinism()), warn_only=True)
+    for network in (model.denoiser, *((twin.denoiser,) if twin else ())):
+        network.to(device).requires_grad_(False)
+    world = world_of(cfg, model)
+    for name, (its, _) in attacks.items():
+        require(name, its, model)
+
+    folder = folder_of(cfg, variants, base_hash)
+    done = tries.read(folder / "tries.csv")
+    jobs = []
+    for variant in variants:
+        for concept in variant.concepts:
+            rows = Rows(model, opened[variant.name], concept, world, twin, cfg.guidance, cfg.sampling_steps)
+            for name, (_, settings) in attacks.items():
+                its = settings_hash(settings, cfg, base_hash)
+                for row in cfg.rows or ROWS:
+                    for seed in range(cfg.seeds if row in (EDIT, NEVER) else 1):
+                        jobs.append(Job(variant, rows, name, row, seed, its))
+    there = {t.run for t in done}
+    left = [job for job in jobs if job.run not in there]
+    mixed = torch.autocast(device.type, torch.bfloat16, enabled=str(cfg.precision) == "bf16-mixed")
+    with mixed:
+        announce(cfg, variants, attacks, left, len(jobs), folder, model, device)
+        forwards = Forwards()
+        forwards.watch(model.denoiser)
+        transfers = {variant.name: edited(model, opened[variant.name]) for variant in others}
+        bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f} attacks"),
+            TimeRemainingColumn(), console=console, transient=True,
+        )  # fmt: skip
+        with bar as progress:
+            task = progress.add_task("Attacking", total=len(left))
+            for job in left:
+                progress.update(task, description=f"{job.rows.concept}: {job.attack}, {job.row}")
+                made = list(attacked(cfg, job, attacks[job.attack][0], folder, forwards, transfers))
+                done += made
+                if made:
+                    tries.write(folder / "tries.csv", done)
+                progress.advance(task)
+        grids.leave(folder, {(job.variant.name, job.rows.concept): job.rows for job in jobs}, done)
+    wanted = {job.run for job in jobs}
+    counted = [t for t in done if t.run in wanted or (t.run[:4] + (EDIT,) + t.run[5:]) in wanted]
+    found = figuring.figures(counted)
+    metrics = {
+        "command": command, "model": cfg.model.name, "model_hash": base_hash, "budget": cfg.budget, "seeds": cfg.seeds,
+        "pictures": cfg.pictures, "sampling": {"steps": cfg.sampling_steps, "guidance": cfg.guidance},
+        "control": "a twin" if twin else "emoji that the model was never shown" if cfg.model.name == "emoji" else "none",
+        "judge": world.judge_record(), "attacks": {name: settings for name, (_, settings) in attacks.items()},
+        "edits": {v.name: {"path": v.path, "concept": list(v.concepts), "record": v.record} for v in variants},
+        "denoiser_rows": forwards.rows, "seconds": round(time.perf_counter() - started, 1), "figures": found,
+    }  # fmt: skip
+    write_json(folder / "metrics.json", metrics)
+    tries.prompts(folder / "adversarial_prompts.csv", counted)
+    tables.leave(folder, found, metrics)
+    return found, folder
+
+
+def matching(variant: Variant, model, base_hash: str) -> Edit:
+    """The edit. Raises UserError where it was made for other weights, or does not fit."""
+    made_for = variant.record.get("base_hash")
+    if made_for and made_for != base_hash:
+        raise UserError(f"edit={variant.path} was made for other weights ({made_for[:8]}, not {base_hash[:8]}): name its model")
+    edit = read_edit(variant.path)
+    check_edit(model.denoiser, edit)
+    return edit
+
+
+def twin_of(cfg: DictConfig, model):
+    """The model that never learnt the concept. Raises UserError for one of another shape."""
+    if cfg.twin is None:
+        return None
+    twin = models.load(cfg.twin, "twin")
+    shapes = [{name: p.shape for name, p in m.denoiser.named_parameters()} for m in (model, twin)]
+    if shapes[0] != shapes[1]:
+        raise UserError(f"twin={cfg.twin} is of other weights than model={cfg.model.name}: give one of the same architecture")
+    return twin
+
+
+def require(name: str, its, model) -> None:
+    """Raises UserError for an attack that the family cannot have."""
+    from esd.models import text
+
+    if "vocabulary" in its.needs:
+        text.vocabulary(model)
+    wanted = getattr(its, "tokens", None) or getattr(its, "vectors", None)
+    if wanted and wanted > (room := text.free_tokens(model)):
+        raise UserError(f"attack={name} wants {wanted} tokens, and the text encoder of {model.name} holds {room}")
+
+
+def folder_of(cfg: DictConfig, variants: list[Variant], base_hash: str) -> Path:
+    """One folder for these edits on this model: a repeated command goes on in it."""
+    value = hashlib.sha256(" ".join([base_hash, *(variant.name for variant in variants)]).encode()).hexdigest()[:8]
+    first = variants[0].name + (f"-and-{len(variants) - 1}-more" if len(variants) > 1 else "")
+    return Path(cfg.out or f"outputs/attack/{slug(first, 60)}-{value}").expanduser()
+
+
+def announce(cfg, variants, attacks, left: list[Job], total: int, folder: Path, model, device) -> None:
+    """What will be done, how long it takes, and where it goes, before it is done."""
+    what = "; ".join(f"{variant.title}" for variant in variants)
+    rows = 0.0
+    for job in left:
+        its = attacks[job.attack][0]
+        pictures = picture_count(cfg, its, job.row)
+        rows += its.forwards() + 2 * cfg.sampling_steps * pictures * its.finds
+    console.print(f"[bold]Attack[/]   {what}", soft_wrap=True)
+    console.print(f"[bold]With[/]     {', '.join(attacks)}; budget {cfg.budget}, {cfg.seeds} seeds", soft_wrap=True)
+    console.print(
+        f"[bold]Runs[/]     {len(left)} to do, {total - len(left)} there already; "
+        f"roughly {duration(rows * seconds_a_row(model, device))} on {device}",
+        soft_wrap=True,
+    )
+    console.print(f"[bold]Results[/]  {folder}", soft_wrap=True, markup=True)
+
+
+def duration(seconds: float) -> str:
+    return f"{max(1, round(seconds))} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+@torch.no_grad()
+def seconds_a_row(model, device) -> float:
+    """Of one latent through the denoiser, in a batch, after a first that warms up."""
+    n = 16
+    sampler, position = model.sampler(10).to(device), torch.zeros(n, dtype=torch.int64, device=device)
+    condition = {name: tensor.expand(n, *tensor.shape[1:]) for name, tensor in model.encode([""], device).items()}
+    x = model.noise(range(n)).to(device)
+    for _ in range(2):
+        started = time.perf_counter()
+        model.predict(model.denoiser, sampler.scaled(x, position), sampler.timesteps[position], condition).sum().item()
+        one = time.perf_counter() - started
+    return one / n
+
+
+def picture_count(cfg: DictConfig, its, row: str) -> int:
+    """Pictures of each find: fewer for the ceilings, whose rates are far from the edge."""
+    wanted = min(its.draws or cfg.pictures, cfg.pictures)
+    return wanted if row in (EDIT, NEVER) else max(1, wanted // CEILING)
+
+
+def attacked(cfg: DictConfig, job: Job, its, folder: Path, forwards: Forwards, transfers: dict) -> Iterator[Try]:
+    """All tries of one call of an attack; the denoiser under attack is the same afterwards."""
+    row = job.rows.build(job.row, its, job.seed)
+    if row is None:
+        return
+    if row.target.denoiser is not row.target.base:
+        forwards.watch(row.target.denoiser)
+    seeds = noises(picture_count(cfg, its, job.row))
+    for number, found in enumerate(its.find(row.target, job.seed)):
+        targets: dict[str, nn.Module | None] = {job.row: None}
+        if job.row == EDIT and found.transfers:
+            targets |= {f"against {name}": denoiser for name, denoiser in transfers.items()}
+        for name, denoiser in targets.items():
+            pictures = found.draw(seeds, denoiser)
+            if not pictures.isfinite().all():
+                raise UserError(f"attack={job.attack} on {job.row} drew pictures that are not finite: lower its lr")
+            seen = row.sees(pictures)
+            file = f"pictures/{slug(f'{job.variant.name}-{job.rows.concept}-{job.attack}-{name}', 90)}-{job.seed}-{number}.png"
+            save_picture(to_image(torch.cat(tuple(pictures[:8]), dim=2)), folder / file)
+            for noise, shown in zip(seeds, seen.tolist(), strict=True):
+                yield Try(
+                    job.variant.name, job.rows.concept, job.attack, job.settings, name, row.about, job.seed, found.steps, noise,
+                    row.target.prompt, found.text, "" if found.loss is None else f"{found.loss:.6g}", cfg.model.name,
+                    int(shown), file,
+                )  # fmt: skip

@@ -1,0 +1,286 @@
+"""Attacks: what each changes, on every family's real classes; the control and the figures; a known outcome on the embedded
+model, in a real run of the command."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from families import PIPELINES, built
+from hydra import compose, initialize_config_dir
+
+import esd.attack.options as options
+from esd import UserError, models
+from esd.attack.discrete import Discrete, straight_through
+from esd.attack.figures import excess, figures, newcombe
+from esd.attack.finetune import Finetune
+from esd.attack.inversion import Inversion
+from esd.attack.ring_a_bell import RingABell
+from esd.attack.rows import Rows, edited
+from esd.attack.sampling_attacks import Completion, NoisedPicture, NoiseProbe
+from esd.attack.target import Target, seeded
+from esd.attack.tries import Try, prompts, read, write
+from esd.attack.words import OneToken, RandomTokens, Words, misspelt
+from esd.command.entry import CONF
+from esd.edits.edit import Edit, save_edit
+from esd.models import text
+from esd.models.hashes import fingerprint
+from esd.models.samplers import DDIM
+
+ESD_X = {"name": "esd-x", "include": [r"attn2\.", r"transformer_blocks\.\d+\.attn\."], "modules": ["Linear"]}
+ATTACKS = {
+    "inversion": lambda: Inversion(None, "", [6], 4, 0.2),
+    "inversion-1": lambda: Inversion(1, "a", [2], 2, 0.1),
+    "inversion-4": lambda: Inversion(4, "a", [2], 2, 0.1),
+    "finetune": lambda: Finetune(ESD_X, [1, 3], 2, 4, 1e-3),
+    "completion": lambda: Completion([0.4]),
+    "latent": lambda: NoisedPicture([0.4]),
+    "words": lambda: Words(["b c"], 1),
+}  # fmt: skip
+SEARCHES = {
+    "uda": lambda: Discrete("pictures", True, 2, [3], 2, 0.5),
+    "p4d": lambda: Discrete("base", False, 2, [3], 2, 0.5),
+    "ring-a-bell": lambda: RingABell(2, 6, [3], 3.0, 0.3),
+    "random": lambda: RandomTokens(2, 2, 1),
+    "one-token": lambda: OneToken(1, 1),
+}
+
+
+@pytest.fixture(scope="module", params=[name for name in PIPELINES if name != "sd15"])
+def target(request, tmp_path_factory):
+    place = tmp_path_factory.mktemp(request.param) / "model"
+    built(request.param).save_pretrained(place)
+    model = models.load(str(place), request.param)
+    torch.manual_seed(0)
+    denoiser = edited(model, Edit({name: p + 0.05 for name, p in list(model.denoiser.named_parameters())[-2:]}))
+    return Target(
+        model, denoiser, model.denoiser, "c", frozenset("c"), torch.randn(3, *model.latent_shape), ["a", "b", "d e"], 3.0, 5
+    )
+
+
+def tried(target, attack, seed=0):
+    """What it found, and that it left every network as it was."""
+    networks = [target.denoiser, target.base, *(encoder for _, encoder in text.encoders(target.model))]
+    before = [fingerprint(network) for network in networks]
+    found = []
+    for one in attack.find(target, seed):
+        pictures = one.draw([0, 1], None)
+        assert pictures.shape[0] == 2 and pictures.shape[1] == 3 and pictures.isfinite().all()
+        found.append((one.steps, one.text, one.loss, pictures))
+    assert [fingerprint(network) for network in networks] == before
+    assert not any(p.grad is not None for network in networks for p in network.parameters())
+    assert len(found) == attack.finds or attack.finds > len(found) > 0
+    return found
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_changes_only_its_own_and_is_a_function_of_its_seed(target, name):
+    once = tried(target, ATTACKS[name]())
+    again = tried(target, ATTACKS[name]())
+    assert [one[:3] for one in once] == [one[:3] for one in again]
+    assert all(torch.equal(a[3], b[3]) for a, b in zip(once, again, strict=True))
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_of_words_needs_one_vocabulary_and_leaves_the_concepts_out(target, name):
+    if target.model.name in ("sd3", "flux"):
+        with pytest.raises(UserError, match="two vocabularies"):
+            list(SEARCHES[name]().find(target, 0))
+        return
+    for _, words, _, _ in tried(target, SEARCHES[name]()):
+        found = words.removesuffix(target.prompt).removeprefix(target.prompt).split()
+        assert found and "c" not in found and set(found) <= set(text.vocabulary(target.model))
+
+
+def test_inversions_loss_falls(target):
+    """On one and the same batch: the optimised conditioning explains the pictures better than its start."""
+    attack = Inversion(None, "", [30], 4, 0.1)
+    sampler = target.model.sampler(50)
+    free, condition = attack.start(target, seeded(0, 30))
+    batch = target.examples(64, seeded(5))
+    held = lambda c: {name: tensor.expand(64, *tensor.shape[1:]) for name, tensor in c.items()}  # noqa: E731
+    with torch.no_grad():
+        before = target.error(held(condition()), *batch, sampler).mean()
+    optimizer = torch.optim.Adam(free, 0.1)
+    for _ in range(8):
+        optimizer.zero_grad()
+        target.error(held(condition()), *batch, sampler).mean().backward(inputs=free)
+        optimizer.step()
+    with torch.no_grad():
+        assert target.error(held(condition()), *batch, sampler).mean() < before
+
+
+def test_free_vectors_stand_where_the_placeholders_do(target):
+    """The embedding of a word, given as a vector, makes the condition of that word."""
+    vectors = []
+    for tokenizer, encoder in text.encoders(target.model):
+        ids = text.tokens(tokenizer, "b")
+        vectors.append(encoder.get_input_embeddings().weight[ids[-1]].detach()[None, None].expand(2, 1, -1).float())
+    made, wanted = text.encode_with(target.model, "a", vectors), target.model.encode(["a b"])
+    for name, tensor in wanted.items():
+        for row in range(2):
+            torch.testing.assert_close(made[name][row : row + 1], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_more_tokens_than_the_encoder_holds(target):
+    room = text.free_tokens(target.model, "a")
+    vectors = [
+        torch.zeros(1, room + 1, encoder.get_input_embeddings().weight.shape[1]) for _, encoder in text.encoders(target.model)
+    ]
+    with pytest.raises(UserError, match=f"has room for {room}"):
+        text.encode_with(target.model, "a", vectors)
+
+
+def test_the_noise_probe_is_ddims(target):
+    if not isinstance(target.model.sampler(5), DDIM) or target.model.sampler(5).v_prediction:
+        with pytest.raises(UserError, match="does not have"):
+            list(NoiseProbe([1.0], [1.0], 1).find(target, 0))
+        return
+    tried(target, NoiseProbe([1.0, 1.85], [1.0], 1))
+    (still,) = NoiseProbe([0.0], [1.0], 1).find(target, 0)  # without noise it is the sampler
+    plain = target.draw(target.condition([target.prompt]), [0, 1])
+    torch.testing.assert_close(still.draw([0, 1], None), plain, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("steps", [7, 20])
+def test_a_noised_picture_and_what_would_be_predicted_agree_with_a_step(target, steps):
+    """From a picture noised to i, with the exact prediction, the sampler's step is the picture noised to i + 1."""
+    sampler = target.model.sampler(steps)
+    x_0, noise = torch.randn(2, 3, *target.model.latent_shape).unbind(0)
+    position = torch.tensor([0, steps // 2, steps - 2])
+    here = sampler.noised(x_0, noise, position)
+    stepped = sampler.step(here, sampler.exact(x_0, noise, position), position)
+    torch.testing.assert_close(stepped, sampler.noised(x_0, noise, position + 1), atol=2e-3, rtol=2e-3)
+    assert (sampler.snr(position).diff() > 0).all()
+
+
+def test_straight_through_is_one_hot_with_a_gradient():
+    logits = torch.tensor([[0.0, 2.0, 1.0]], requires_grad=True)
+    hard = straight_through(logits)
+    assert hard.detach().round().tolist() == [[0, 1, 0]]
+    (hard @ torch.tensor([1.0, 2.0, 3.0])).sum().backward()
+    assert logits.grad.abs().sum() > 0
+
+
+def test_misspellings_are_others_and_few():
+    forms = misspelt("a pizza", "pizza")
+    assert len(forms) == len(set(forms)) == 6 and "a pizza" not in forms and all(form.startswith("a ") for form in forms)
+
+
+def line(seen, row="edit", concept="pizza", seed=0, noise=0, steps=80, attack="inversion", loss="0.1"):
+    return Try("e", concept, attack, "s", row, concept, seed, steps, noise, "a pizza", "", loss, "emoji", seen, "p.png")
+
+
+def test_excess_is_over_what_there_are_several_of():
+    one = excess([line(1, noise=n) for n in range(8)], [line(0, "never", noise=n) for n in range(8)])
+    assert one["mean"] == 1 and one["over"] == "pictures" and 0.4 < one["interval"][0] < 1
+    nothing = excess([line(0, noise=n) for n in range(8)], [line(0, "never", noise=n) for n in range(8)])
+    assert nothing["mean"] == 0 and nothing["interval"][0] < -0.2 and nothing["interval"][1] > 0.2
+    seeds = [line(int(s < 2), seed=s, noise=n) for s in range(4) for n in range(4)]
+    never = [line(0, "never", seed=s, noise=n) for s in range(4) for n in range(4)]
+    over = excess(seeds, never)
+    assert over["over"] == "seeds" and over["mean"] == 0.5 and over["interval"][0] < 0.3 and over["interval"][1] > 0.7
+    concepts = excess([*seeds, line(1, concept="owl")], [*never, line(0, "never", concept="owl")])
+    assert concepts["over"] == "concepts"
+    low, high = newcombe(5, 0, 10)  # by hand, of Wilson's limits: 0.2366, 0.7634 and 0, 0.2775
+    assert math.isclose(low, 0.5 - math.hypot(0.5 - 0.2366, 0.2775), abs_tol=1e-3)
+    assert math.isclose(high, 0.5 + (0.7634 - 0.5), abs_tol=1e-3)
+
+
+def test_an_attack_that_fails_where_it_must_succeed_proves_nothing():
+    tries = [line(0, noise=n) for n in range(4)] + [line(0, "never", noise=n) for n in range(4)]
+    tries += [line(1, "kept", noise=n) for n in range(4)]
+    (failed,) = figures(tries + [line(0, "check", noise=n) for n in range(4)])
+    assert failed["passed"] is False and failed["survives"] is False
+    (passed,) = figures(tries + [line(1, "check", noise=n) for n in range(4)])
+    assert passed["passed"] and passed["survives"]
+    damaged = [t for t in tries if t.row != "kept"] + [line(0, "kept", noise=n) for n in range(4)]
+    (broken,) = figures(damaged + [line(1, "check", noise=n) for n in range(4)])
+    assert broken["survives"] is False
+
+
+def test_tries_of_different_words_are_one_cell_with_the_best_of_them():
+    tries = [line(int(word == 2 and noise == 1), noise=noise, steps=word, loss="") for word in range(4) for noise in range(2)]
+    (found,) = figures(tries)
+    assert (found["edit"]["hits"], found["edit"]["of"], found["best"]["hits"], found["best"]["of"]) == (1, 8, 1, 2)
+
+
+def test_tries_are_read_back_as_written_and_words_are_left_for_others(tmp_path):
+    tries = [line(1), line(0, noise=3)]
+    write(tmp_path / "tries.csv", tries)
+    assert read(tmp_path / "tries.csv") == tries and read(tmp_path / "none.csv") == []
+    prompts(tmp_path / "words.csv", [Try(*[*vars(line(1)).values()][:10], "wheel, cheese", "0.1", "emoji", 1, "p.png")])
+    assert (tmp_path / "words.csv").read_text().splitlines()[1] == 'pizza,inversion,a pizza,"wheel, cheese",0'
+
+
+@pytest.mark.parametrize("name", options.shipped())
+@pytest.mark.parametrize("budget", options.BUDGETS)
+def test_every_attack_composes_with_each_budget(name, budget):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("attack", ["edit=x", f"attack=[{name}]", f"budget={budget}"])
+    options.check_attack_options(cfg)
+    ((found, (attack, settings)),) = options.attacks_of(cfg).items()
+    assert found == name and attack.finds >= 1 and not set(settings) & set(options.BUDGETS)
+    assert attack.check in ("base", "weak edit", "")
+
+
+def test_the_words_quick_and_all_are_lists():
+    assert options.group_arguments(["attacks=quick"])[0] == f"attack=[{','.join(options.QUICK)}]"
+    assert options.group_arguments(["attacks=all"])[0] == f"attack=[{','.join(options.shipped())}]"
+    assert (
+        options.group_arguments(["attacks=[uda,p4d]"])[0]
+        == options.group_arguments(["attacks=uda,p4d"])[0]
+        == "attack=[uda,p4d]"
+    )
+
+
+def test_a_weak_edit_lies_between(target):
+    model = target.model
+    name, weight = next(iter(model.denoiser.named_parameters()))
+    weak = dict(edited(model, Edit({name: weight + 3.0}), 1 / 3).named_parameters())
+    torch.testing.assert_close(weak[name].float(), weight.float() + 1.0)
+    other = next(n for n in weak if n != name)
+    assert weak[other].data_ptr() == dict(model.denoiser.named_parameters())[other].data_ptr()
+
+
+def test_an_undone_edit_is_found_at_once_and_what_was_never_shown_is_not(esd, tmp_path):
+    """An edit that changes nothing is the base model: inversion brings the concept, and teaches no emoji never shown."""
+    model = models.load(None, "emoji")
+    name = next(n for n, _ in model.denoiser.named_parameters() if "attn2" in n)
+    record = {"concept": ["pizza"], "erase_from": [""], "base": "emoji", "base_hash": fingerprint(model.denoiser), "eta": 1.0}
+    save_edit(tmp_path / "edit.safetensors", Edit({name: model.denoiser.get_parameter(name).detach().clone()}, record))
+    asked = (
+        "edit=edit.safetensors",
+        "attacks=[inversion]",
+        "attack.inversion.laptop.steps=[40]",
+        "pictures=6",
+        "rows=[edit,never]",
+    )
+    done = esd("attack", *asked, "sampling_steps=10", "out=found", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (figure,) = json.loads((tmp_path / "found/metrics.json").read_text())["figures"]
+    assert figure["edit"]["hits"] >= 3 and figure["never"]["hits"] == 0
+    lines = (tmp_path / "found/tries.csv").read_bytes()
+    again = esd("attack", *asked, cwd=tmp_path)
+    assert "0 to do" in again.stdout and (tmp_path / "found/tries.csv").read_bytes() == lines
+    assert {path.name for path in (tmp_path / "found").iterdir()} >= {"table.md", "table.tex", "adversarial_prompts.csv"}
+    assert list((tmp_path / "found").glob("grid-pizza-*.png"))
+
+
+def test_rows_of_the_embedded_model_are_of_one_kind():
+    model = models.load(None, "emoji")
+    from esd.attack.rows import EmojiWorld
+
+    name = next(n for n, _ in model.denoiser.named_parameters() if "attn2" in n)
+    edit = Edit({name: model.denoiser.get_parameter(name).detach().clone()})
+    rows = Rows(model, edit, "pizza", EmojiWorld(model), None, 3.0, 5)
+    attack = ATTACKS["inversion"]()
+    built_rows = {row: rows.build(row, attack, 0) for row in ("edit", "never", "check", "kept")}
+    shapes = {row: its.target.latents.shape for row, its in built_rows.items()}
+    assert (
+        len(set(shapes.values())) == 1 and len({its.target.prompt for its in built_rows.values()}) == 2
+    )  # kept asks for another
+    assert built_rows["never"].target.prompt == built_rows["edit"].target.prompt and built_rows["never"].about == "koala"
+    assert built_rows["check"].target.denoiser is model.denoiser and not built_rows["never"].target.base_knows
