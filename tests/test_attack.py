@@ -257,8 +257,10 @@ def test_an_undone_edit_is_found_at_once_and_what_was_never_shown_is_not(esd, tm
         "attack.inversion.laptop.steps=[40]",
         "pictures=6",
         "rows=[edit,never]",
+        "sampling_steps=10",
+        "out=found",
     )
-    done = esd("attack", *asked, "sampling_steps=10", "out=found", cwd=tmp_path)
+    done = esd("attack", *asked, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     (figure,) = json.loads((tmp_path / "found/metrics.json").read_text())["figures"]
     assert figure["edit"]["hits"] >= 3 and figure["never"]["hits"] == 0
