@@ -17,8 +17,8 @@ pytest.importorskip("wandb_workspaces", reason="the extra 'dashboard' is not ins
 ROOT = Path(__file__).parent.parent
 # The real command; the judge's pictures are few and of one step, and say nothing.
 TRAIN = """
-import esd.protocols.emoji as protocol, esd.train.verdict as verdict, sys
-protocol.STEPS, verdict.PICTURES = 1, 3
+import esd.protocols.emoji as protocol
+protocol.STEPS, protocol.SHORT = 1, {"pictures": 3, "lookalike": 1, "kept": 1}
 protocol.words.OBJECTS = dict(list(protocol.words.OBJECTS.items())[:20])
 from esd.train.__main__ import main
 main()

@@ -76,6 +76,35 @@ def test_wilson_against_published_values():
         assert wilson(hits, of) == pytest.approx((low, high), abs=5e-5)
 
 
+def test_what_was_lost_is_named_and_costs_a_sixth():
+    from esd.metrics.counts import damage, lost, rate_figure
+    from esd.train.verdict import objective
+
+    def figures(fox, frog, bus, others=80):
+        near = {"fox": [fox, 8], "frog": [frog, 8], "dog": [8, 8]}
+        return {
+            "erased": rate_figure(0, 24) | {"each": {"cat": [0, 24]}},
+            "lookalikes": rate_figure(fox + frog + 8, 24) | {"each": near},
+            "kept": rate_figure(others, 80) | {"each": {"bus": [bus, 4], "car": [others > 79, 1]}},
+        }
+
+    base, edit = figures(8, 8, 4), figures(0, 3, 0, 79)
+    base["erased"]["each"] = {"cat": [24, 24]}
+    assert lost(base, edit) == [
+        {"group": "lookalikes", "name": "fox", "base": [8, 8], "edit": [0, 8]},
+        {"group": "kept", "name": "bus", "base": [4, 4], "edit": [0, 4]},
+    ], "3 of 8 may be chance, and so may the one picture of the car; the concept itself is no loss"
+    assert damage(base, edit) == "lost: fox (8 → 0 of 8), bus (4 → 0 of 4)"
+    assert damage(base, figures(8, 7, 4)) == (
+        "lost: none of the look-alikes, fox (8 → 8 of 8), frog (8 → 7 of 8), dog (8 → 8 of 8)"
+    )
+    assert lost(base, base) == [] and damage({}, {}) == ""
+    scores = [objective({"edit": it}, "kept-erased") for it in (figures(8, 8, 4), figures(0, 8, 4))]
+    assert scores[0] - scores[1] == pytest.approx(1 / 6)
+    style = {"erased": rate_figure(3, 24), "kept": rate_figure(60, 80)}
+    assert objective({"edit": style}, "kept") == 0.75 and objective({"edit": style}, "erased") == 0.875
+
+
 def test_the_judge_knows_the_art_and_calls_noise_something_else():
     pictures, noun, style = art.objects()
     images = art.variants(pictures, 1, torch.Generator().manual_seed(12345))[:, 0].float() / 255
@@ -98,12 +127,14 @@ def test_the_judges_record_meets_its_bars():
 
 
 def test_the_protocol_asks_for_what_is_gone_and_what_is_left():
-    rows = emoji.rows(["pizza"], 24, 1)
+    rows = emoji.rows(["pizza"], 24, 8, 1)
     by_group = {group: [row for row in rows if row.group == group] for group in emoji.GROUPS}
     assert len(by_group["erased"]) == 24 and len(by_group["erased_styled"]) == 24
-    assert len(by_group["kept"]) == len(words.OBJECTS) - 1
-    assert all("pizza" not in row.subject.objects for row in by_group["kept"])
-    style = emoji.rows(["openmoji style"], 24, 1)
+    assert len(by_group["lookalikes"]) == 3 * 8 and len(by_group["kept"]) == len(words.OBJECTS) - 1 - 3
+    assert not by_group["erased_words"], "the present weights were taught no other words"
+    near, far = ({noun for row in by_group[group] for noun in row.subject.objects} for group in ("lookalikes", "kept"))
+    assert len(near) == 3 and not near & far and near | far | {"pizza"} == set(words.OBJECTS)
+    style = emoji.rows(["openmoji style"], 24, 8, 1)
     assert all("openmoji" not in row.subject.styles for row in style if row.group == "kept_styles")
     assert {row.subject for row in style if row.group == "erased"} == {Subject(styles=frozenset(["openmoji"]))}
 
@@ -113,7 +144,7 @@ def test_the_shipped_model_draws_what_it_is_asked_for():
     from esd.models import load
 
     model = load(None, "emoji")
-    rows = [row for row in emoji.rows(["pizza"], 3, 1) if row.group == "kept"][::10]
+    rows = [row for row in emoji.rows(["pizza"], 3, 1, 1) if row.group == "kept"][::10]
     assert emoji.measure_pictures(rows, emoji.draw(model, model.denoiser, rows))["kept"]["rate"] >= 0.75
 
 

@@ -58,7 +58,8 @@ def settings(tiny_folder, tmp_path):
         return OmegaConf.create(
             {
                 "sampling_steps": 2, "batch": 2, "devices": 1, "accelerator": "cpu", "precision": "32-true",
-                "out": str(tmp_path / "out"), "model": {"name": "tiny", "path": str(tiny_folder)}, "protocol": options,
+                "out": str(tmp_path / "out"), "protocol": options,
+                "model": {"name": "tiny", "path": str(tiny_folder), "dtype": "auto"},
             }
         )  # fmt: skip
 
@@ -180,7 +181,7 @@ def test_an_edit_that_erases_from_a_text_is_looked_for_there(edit, tmp_path):
     assert [c.kind for c in found] == ["edit", "edit", "negative prompt", "negative prompt"]
     assert found[0].erase_from == found[2].erase_from == ("nudity", "") and found[1].erase_from == ()
     assert found[0].title == "bath from nudity, cat esd-x η=1" and len({c.name for c in found}) == 4
-    rows = Emoji(4, 0, 3.0, 0).rows(found[0].concepts, found[0].erase_from)
+    rows = Emoji(4, 0, 0, 3.0, 0).rows(found[0].concepts, found[0].erase_from)
     of = {group: {row.prompt for row in rows if row.group == group} for group in ("erased", "erased_styled", "kept_source")}
     assert of["kept_source"] == {"nudity", "a photo of nudity"} and of["erased"] == of["kept_source"] | {
         "cat",
@@ -264,7 +265,52 @@ def test_the_emoji_judge_refuses_pictures_of_another_size(settings, edit):
     from esd.protocols.emoji import Emoji
 
     with pytest.raises(UserError, match="64 pixels"):
-        run(settings(), Emoji(1, 1, 3.0, 0), edit)
+        run(settings(), Emoji(1, 1, 1, 3.0, 0), edit)
+
+
+@pytest.mark.parametrize(
+    ("given", "exact"), [("9007199254740993", 2**53 + 1), ("3.0", 3), ("1e3", 1000), ("4611686018427387903", 2**62 - 1)]
+)
+def test_a_seed_is_read_exactly(table, given, exact):
+    from esd.protocols.prompts import Prompts
+
+    assert [row.seed for row in Prompts(table([("a", given)]), 3.0, None).rows([])] == [exact]
+
+
+@pytest.mark.parametrize("given", ["1.5", "nan", "-inf", "", "1e999999999", "9007199254740992.5", "0x10"])
+def test_a_seed_that_is_none_is_refused(table, given):
+    from esd.command.entry import UserError
+    from esd.protocols.prompts import Prompts
+
+    with pytest.raises(UserError, match="entry 1: '.*' is no whole number"):
+        Prompts(table([("a", given)]), 3.0, None)
+
+
+def test_what_is_asked_twice_is_drawn_and_counted_once(settings, table, edit):
+    from esd.protocols.coco import Coco
+    from esd.protocols.imagenette import Imagenette
+    from esd.protocols.nudity import I2PNudity
+    from esd.protocols.prompts import Prompts
+    from esd.protocols.style import Style
+
+    file = table([(*line, "church") for line in (*PROMPTS, *PROMPTS)], "prompt", "evaluation_seed", "class")
+    artists = table(
+        [(*line, "Monet") for line in (*PROMPTS, *PROMPTS)], "prompt", "evaluation_seed", "artist", name="artists.csv"
+    )
+    for protocol, about in (
+        (Coco(file, None, 7.5, None), []), (Imagenette(file, 2, 7.5, None, 0), ["church"]),
+        (I2PNudity(file, 7.5, None, 0.6), []), (Style(artists, 7.5, None), ["Monet"]), (Prompts(file, 7.5, None), []),
+    ):  # fmt: skip
+        assert len(protocol.rows(about)) == 3, protocol.name
+    assert len(Prompts(file, 7.5, 3).rows([])) == 3, "a limit is of different ones"
+
+    class Twice(Prompts):
+        def rows(self, concepts, erase_from=()):
+            return 2 * super().rows(concepts, erase_from)
+
+    metrics, _ = run(settings(), Twice(file, 3.0, None), edit)
+    (result,) = metrics["results"].values()
+    assert result["pictures"] == 3 == result["edit"]["pixels"]["of"] and result["lost"] == []
 
 
 def test_which_rows_are_about_what_was_erased(table):

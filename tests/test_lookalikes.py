@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import pytest
 
+from esd.emoji import lookalikes as table
+from esd.emoji import words
+from esd.emoji.judge import FILES, load_judge
 from esd.metrics.objects import IMAGENETTE
+from esd.protocols import emoji
 from esd.protocols import lookalikes as real
 
 
@@ -40,3 +47,67 @@ def test_a_look_alike_is_no_other_name_of_the_concept():
         assert len(found) >= 2 and real.plain(text) not in map(real.plain, found), text
     for name in IMAGENETTE:
         assert not set(real.lookalikes(name)) & set(IMAGENETTE), "protocol=imagenette counts those already"
+
+
+def test_the_embedded_models_table_is_of_the_weights_that_ship():
+    """Its hashes, its form, and two of its figures from pictures drawn anew."""
+    import torch
+
+    from esd import models
+    from esd.bench.lookalikes import portraits, read
+    from esd.models.hashes import fingerprint
+
+    made, model = json.loads(table.TABLE.read_text()), models.load(None, "emoji")
+    assert made["base_hash"] == fingerprint(model.denoiser)
+    assert made["judge_sha256"] == hashlib.sha256((FILES / "judge.safetensors").read_bytes()).hexdigest()
+    near = made["nearness"]
+    assert list(near) == list(words.OBJECTS)
+    for noun, row in near.items():
+        assert set(row) == set(words.OBJECTS) - {noun} and list(row.values()) == sorted(row.values(), reverse=True)
+        assert all(-1 <= value <= 1 and value == near[other][noun] for other, value in row.items())
+    nouns = ["axe", "hammer", "pizza"]
+    for vectors in (portraits(model, load_judge(), nouns, 2), read(model, nouns)):
+        shown = torch.nn.functional.normalize(vectors)
+        assert shown[0] @ shown[1] > shown[0] @ shown[2]
+    assert near["axe"]["hammer"] > near["axe"]["pizza"] and {"fox", "dog"} <= set(list(near["cat"])[:3])
+
+
+def test_the_look_alikes_of_what_is_erased():
+    def nearest(noun):
+        return list(table.nearness()[noun])[:3]
+
+    assert emoji.lookalikes(["cat"]) == nearest("cat") and emoji.lookalikes(["openmoji style"]) == []
+    first = nearest("cat")[0]
+    both = emoji.lookalikes(["cat", first])
+    assert {"cat", first}.isdisjoint(both) and 3 <= len(both) <= 6, "what is erased itself is none"
+    assert set(emoji.lookalikes(["weapon"])).isdisjoint(words.CATEGORIES["weapon"]) and len(emoji.lookalikes(["weapon"])) == 3
+    assert emoji.lookalikes(["a cat in the style of noto"])[0] == "cat", "the cat of the other styles is nearest of all"
+    far = emoji.far_off(["cat"])
+    assert len(far) == len(words.OBJECTS) - 4 and far[0] == list(table.nearness()["cat"])[-1]
+
+
+def test_other_words_are_a_dictionary_away(monkeypatch):
+    asked = {"pizza": ["pepperoni slice", "margherita"]}
+    monkeypatch.setattr(words, "OTHER_WORDS", asked)
+    rows = [row for row in emoji.rows(["pizza"], 24, 8, 1) if row.group == "erased_words"]
+    assert len(rows) == 24 and {row.prompt for row in rows} == set(asked["pizza"])
+    assert not [row for row in emoji.rows(["cat"], 24, 8, 1) if row.group == "erased_words"]
+
+
+def test_a_grid_shows_the_concept_its_look_alikes_and_one_from_far_off():
+    from types import SimpleNamespace
+
+    from esd.erasing.concepts import Concept
+    from esd.train.run_prompts import grid_prompts
+
+    def shown(model, *texts):
+        kept = ["a photo of a dog", "a portrait of a man"]
+        cfg = SimpleNamespace(model=SimpleNamespace(name=model, kept=kept), templates=["{}"], grid=8)
+        return grid_prompts(cfg, [Concept(text) for text in texts])
+
+    cat = shown("emoji", "cat")
+    assert cat[:4] == ["cat"] * 4 and cat[4:7] == [words.with_article(noun) for noun in emoji.lookalikes(["cat"])]
+    assert cat[7:] == [words.with_article(emoji.far_off(["cat"])[0])]
+    assert shown("emoji", "openmoji")[6:] == shown("emoji", "gargoyle")[6:] == ["a photo of a dog", "a portrait of a man"]
+    assert shown("sd14", "Van Gogh")[4:] == [*real.lookalikes("Van Gogh"), "a photo of a dog"]
+    assert shown("sd14", "cowboy hat")[6:] == ["a photo of a dog", "a portrait of a man"]

@@ -20,7 +20,7 @@ ROOMS = {  # from the ground up: a room may import those named beside it, and on
     "command": "__init__ files",
     "metrics": "__init__ files emoji models",
     "sample": f"__init__ files emoji command {METHOD}",
-    "protocols": "__init__ files command models emoji metrics sample",
+    "protocols": "__init__ files command models erasing emoji metrics sample",
     "train": f"__init__ files {BELOW}",
     **dict.fromkeys(("__main__", "cache", "export", "pretrain", "report"), f"__init__ files {BELOW}"),
     **dict.fromkeys(("bench", "dashboard", "evaluate", "studies"), f"__init__ files {BELOW} train report"),

@@ -99,9 +99,10 @@ class Bench:
 
     def rows(self, concept: str) -> tuple[list[Row], list[Row]]:
         """Pictures of the concept, those that are looked at first spread over the phrasings; and of other objects."""
-        asked = emoji.rows([concept], self.look.pictures, 1)
+        asked = emoji.rows([concept], self.look.pictures, 1, 1)
         gone = [row for row in asked if row.group in ("erased", "erased_styled")]
-        return gone[::3] + gone[1::3] + gone[2::3], [row for row in asked if row.group == "kept"][:: self.look.every]
+        kept = [row for row in asked if row.group in ("lookalikes", "kept")]
+        return gone[::3] + gone[1::3] + gone[2::3], kept[:: self.look.every]
 
     def judged(self, denoiser, rows: list[Row]) -> list[int]:
         """[in how many pictures the judge sees what was asked, of how many], from the same noise for every run."""

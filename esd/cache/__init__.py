@@ -1,1 +1,1 @@
-"""python -m esd.cache: the cached walks of the frozen model."""
+"""python -m esd.cache: the frozen model's walks and pictures on disk."""

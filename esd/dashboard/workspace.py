@@ -13,12 +13,12 @@ CURVES = {
     "Gradient norm": ["train/gradient_norm"],
 }
 CHOICES = ("eta", "layers", "trajectories", "lr", "steps")
-OUTCOMES = ("erased/seen", "erased/seen_styled", "kept/objects", "kept/styles", "kept/distance")
+OUTCOMES = ("erased/seen", "erased/seen_styled", "kept/lookalikes", "kept/objects", "kept/styles", "kept/distance")
 GRID = "grid/before_after"
 STEP = "trainer/global_step"  # of the optimiser, as Lightning logs it; W&B's own counts what was logged
 COLUMNS = [
     "run:displayName", *(f"config:{key}" for key in ("concept", *CHOICES)),
-    *(f"summary:{key}" for key in (*OUTCOMES, "score", "train/seconds")),
+    *(f"summary:{key}" for key in (*OUTCOMES, "lost", "score", "train/seconds")),
 ]  # fmt: skip
 
 

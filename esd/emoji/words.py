@@ -54,6 +54,10 @@ OBJECTS: dict[str, str] = {word: emoji for group in CATEGORIES.values() for word
 CATEGORY_OF: dict[str, str] = {word: category for category, group in CATEGORIES.items() for word in group if category}
 MASS_NOUNS = {"food", "nudity", "grapes", "cherries", "fries", "scissors"}  # no article
 
+# object, category or style -> ways to ask for it that are no spelling of its name, and that the model was taught beside it.
+# The present weights were taught none.
+OTHER_WORDS: dict[str, list[str]] = {}
+
 
 def typical_objects(category: str) -> list[str]:
     """The objects that a category's word is taught with: its first six."""

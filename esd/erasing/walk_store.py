@@ -6,24 +6,21 @@ that they depend on. One process writes, the others wait; a file that is damaged
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from esd.erasing.concepts import Draw
+from esd.erasing.tensor_store import TensorStore
 from esd.erasing.trajectories import Examples, WalkingSource
 from esd.erasing.walks import guide
-from esd.files import atomic_write, remove_partial_files
-from esd.models.hashes import fingerprint, tensor_hash
+from esd.files import remove_partial_files
+from esd.models.hashes import fingerprint
 
 VERSION = 1  # of the file's layout and of what the walks depend on
 
@@ -49,24 +46,13 @@ def roll_out(source: WalkingSource, concept: int, template: int, seeds: Tensor, 
     return [torch.stack(tensors, dim=1) for tensors in zip(*stops, strict=True)]
 
 
-@contextlib.contextmanager
-def _lock(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock that other processes wait for (False: not had, without waiting); a dead process lets go of it."""
-    with open(path, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True  # closing the file lets go
-
-
-class WalkStore:
-    """A folder of walks. limit: its size in GB; the least recently used files go when it is passed."""
+class WalkStore(TensorStore):
+    """A folder of walks."""
 
     def __init__(self, folder: str | Path, walks: int, seed: int, dtype: torch.dtype, chunk: int, limit: float):
-        self.folder, self.walks, self.seed, self.dtype = Path(folder), walks, seed, dtype
-        self.chunk, self.limit = chunk, limit  # chunk: walks rolled out at once, and kept if the run is cut
+        super().__init__(folder, limit)
+        self.walks, self.seed, self.dtype = walks, seed, dtype
+        self.chunk = chunk  # walks rolled out at once, and kept if the run is cut
 
     def description(self, source: WalkingSource, concept: int, template: int) -> dict:
         """All that the walks depend on."""
@@ -84,25 +70,16 @@ class WalkStore:
             "dtype": str(self.dtype),
         }
 
-    def read(self, path: Path, own_f: bool) -> Examples | None:
-        """The walks, memory-mapped; None where the file is missing, cut short, or not what was written."""
-        if not path.is_file():
+    def stops(self, path: Path, own_f: bool) -> Examples | None:
+        """The walks of a file; None where there is none that is as it was written."""
+        tensors = self.read(path)
+        if tensors is None:
             return None
-        try:
-            with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                if tensor_hash(tensors) != file.metadata()["sha256"]:
-                    return None
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-            return None
-        path.touch()
         eps_f = tensors["eps_f"] if "eps_f" in tensors else tensors["eps_c" if own_f else "eps_null"]
         return Examples(tensors["x_t"], tensors["eps_c"], tensors["eps_null"], eps_f)
 
-    def write(self, path: Path, tensors: dict[str, Tensor], description: dict) -> None:
-        tensors = {name: tensor.to(self.dtype).contiguous() for name, tensor in tensors.items()}
-        with atomic_write(path) as temporary:
-            save_file(tensors, temporary, {"sha256": tensor_hash(tensors), "of": json.dumps(description, ensure_ascii=False)})
+    def keep(self, path: Path, tensors: dict[str, Tensor], description: dict) -> None:
+        self.write(path, {name: tensor.to(self.dtype).contiguous() for name, tensor in tensors.items()}, description)
 
     def get(self, source: WalkingSource, concept: int, template: int, done: Callable[[int], None]) -> Examples:
         """The walks of one concept in one phrasing: read, or rolled out and kept. done(n): n more stops are there."""
@@ -112,43 +89,26 @@ class WalkStore:
         own_f = description["c"] == description["f"]
         total = self.walks * len(source.sampler)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _lock(self.folder / f"{key}.lock"):
-            if (found := self.read(path, own_f)) is not None:
+        with self.lock(key):
+            if (found := self.stops(path, own_f)) is not None:
                 done(total)
                 return found
             remove_partial_files(self.folder, key)
-            keep = ["x_t", "eps_c", "eps_null"] + (["eps_f"] if description["f"] and not own_f else [])
+            kept = ["x_t", "eps_c", "eps_null"] + (["eps_f"] if description["f"] and not own_f else [])
             parts = []
             for i, seeds in enumerate(noise_seeds(self.seed, self.walks).split(self.chunk)):
                 part = self.folder / f"{key}.part{i}.safetensors"
-                stops = self.read(part, own_f)
+                stops = self.stops(part, own_f)
                 if stops is None:
                     made = roll_out(source, concept, template, seeds, done)
-                    self.write(part, dict(zip(Examples._fields, made, strict=True)), description)
-                    stops = self.read(part, own_f)
+                    self.keep(part, dict(zip(Examples._fields, made, strict=True)), description)
+                    stops = self.stops(part, own_f)
                 else:
                     done(len(seeds) * len(source.sampler))
                 parts.append(stops._asdict())
-            self.write(path, {name: torch.cat([part[name] for part in parts]) for name in keep}, description)
+            self.keep(path, {name: torch.cat([part[name] for part in parts]) for name in kept}, description)
             for part in self.folder.glob(f"{key}.part*.safetensors"):
                 part.unlink()
-            found = self.read(path, own_f)  # mapped into memory: it stays, also where another process removes the file
-        self.trim(keep=key)
+            found = self.stops(path, own_f)  # mapped into memory: it stays, also where another process removes the file
+            self.trim(key, [path])
         return found
-
-    def trim(self, keep: str) -> None:
-        """Down to the limit, the least recently used first; not what another process is making."""
-        stats = {}
-        for path in self.folder.glob("[!.]*.safetensors"):
-            with contextlib.suppress(FileNotFoundError):  # another process trims, too
-                stats[path] = path.stat()
-        size = sum(stat.st_size for stat in stats.values())
-        for path, stat in sorted(stats.items(), key=lambda item: item[1].st_mtime):
-            key = path.name.partition(".")[0]
-            if size <= self.limit * 1e9:
-                return
-            if key != keep:
-                with _lock(self.folder / f"{key}.lock", wait=False) as ours:
-                    if ours:
-                        size -= stat.st_size
-                        path.unlink(missing_ok=True)

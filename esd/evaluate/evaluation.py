@@ -22,9 +22,10 @@ from esd.evaluate import variants
 from esd.evaluate.generation import Bar, Painter, batches, missing_rows, read_picture, with_size
 from esd.evaluate.variants import Variant
 from esd.files import read_json, write_json
+from esd.metrics.counts import damage, lost
 from esd.metrics.tables import figures_table
 from esd.models.family import Model
-from esd.protocols import Row
+from esd.protocols import Row, each_once
 from esd.sample.pictures import grid, save_picture
 from esd.sample.unread import lines_about
 
@@ -129,7 +130,7 @@ def evaluate(cfg: DictConfig, protocol, found: list[Variant], command: str) -> t
     trainer = trainer_of(cfg)
     device = torch.device("cuda" if cfg.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu")
     protocol.ready(device)
-    asked = {candidate: protocol.rows(candidate.concepts, candidate.erase_from) for candidate in found}
+    asked = {candidate: each_once(protocol.rows(candidate.concepts, candidate.erase_from)) for candidate in found}
     model = models.load(cfg.model.path, cfg.model.name, cfg.model.dtype)
     model.sampler(cfg.sampling_steps)
     if protocol.side not in (None, drawn := model.latent_shape[-1] * model.base.vae_scale_factor):
@@ -166,6 +167,7 @@ def evaluate(cfg: DictConfig, protocol, found: list[Variant], command: str) -> t
             "kind": candidate.kind, "title": candidate.title, "concept": list(candidate.concepts),
             "erase_from": list(candidate.erase_from), "path": candidate.path, "hash": candidate.hash,
             "record": candidate.record, "pictures": len({row.file for row in rows}), **figures,
+            "lost": lost(figures["base"], figures["edit"]),
             "grid": f"{candidate.name}.png", "command": command,
         }  # fmt: skip
         save_grid(folder, rows, [base, candidate], f"{candidate.name}.png")
@@ -179,5 +181,7 @@ def evaluate(cfg: DictConfig, protocol, found: list[Variant], command: str) -> t
     write_json(path, metrics)
     for candidate in found:
         console.print(figures_table(protocol, candidate.title, results[candidate.name]))
+        if line := damage(results[candidate.name]["base"], results[candidate.name]["edit"]):
+            console.print(line, soft_wrap=True, markup=False)
     console.print(f"Figures: {path}. Pictures, and grids of them side by side: {folder}", soft_wrap=True, markup=False)
     return metrics, folder

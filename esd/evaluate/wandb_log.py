@@ -8,7 +8,7 @@ from pathlib import Path
 import wandb
 from omegaconf import DictConfig
 
-from esd.metrics.counts import figure_value, format_figure, format_interval
+from esd.metrics.counts import figure_value, format_figure, format_interval, format_lost
 from esd.train.loggers import has_key
 from esd.train.verdict import wandb_keys
 
@@ -28,6 +28,7 @@ def log(cfg: DictConfig, metrics: dict, names: list[str], folder: Path) -> None:
         )  # fmt: skip
         try:
             run.summary.update(wandb_keys(result["base"], result["edit"]))
+            run.summary.update({"kept/lost": len(result["lost"]), "lost": format_lost(result["lost"])})
             table = wandb.Table(["figure", "base", "after", "after_value", "interval"])
             for figure, value in result["edit"].items():
                 label = metrics["labels"].get(figure, figure)

@@ -9,7 +9,8 @@ A protocol is a class with
     __init__(**options)     reads its files: raises UserError for one that is not as it should be
     ready(device)    loads the judge: raises UserError, before anything is drawn, where it can't be had
     record()         all that a figure depends on beside the pictures: judge, weights, thresholds
-    rows(concepts, erase_from)   → the pictures to make, [Row]; erase_from: one text for each concept ("": none), or nothing
+    rows(concepts, erase_from)   → the pictures to make and to judge, [Row], each once; erase_from: one text for each
+                     concept ("": none), or nothing
     measure(batches) → {figure: counts.counted(…) or counts.averaged(…)}
 A batch is (rows, their pictures (B, 3, H, W) in [0, 1], the base model's of the same rows), both on the device.
 """
@@ -45,6 +46,19 @@ class Row:
         """The picture's name: a function of all that it depends on beside the model and the steps."""
         look = f"{self.prompt}\n{self.seed} {float(self.guidance)} {self.width} {self.height}"
         return f"{slug(self.prompt)}-{self.seed}-{hashlib.sha256(look.encode()).hexdigest()[:8]}.png"
+
+
+def noise_seed(protocol: str, prompt: str, number: int) -> int:
+    """The seed of a prompt's number-th noise: of these alone, wherever the prompt stands in whatever list.
+
+    Below 2³²: torch's generator on the processor looks at no more bits.
+    """
+    return int.from_bytes(hashlib.sha256(f"{protocol}\n{prompt}\n{number}".encode()).digest()[:4], "big")
+
+
+def each_once(rows: Iterable[Row]) -> list[Row]:
+    """The rows without those that ask the same of the same picture again: a picture that is counted twice is no second one."""
+    return list(dict.fromkeys(rows))
 
 
 Batches = Iterable[tuple[Sequence[Row], Tensor, Tensor]]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from esd import UserError
 from esd.command.checks import option_errors, require_at_least
-from esd.protocols import Row
+from esd.protocols import Row, each_once
 
 # The same column goes by several names: in the authors' files, in I2P's, in plain ones.
 SEED = ("evaluation_seed", "sd_seed", "seed")
@@ -46,10 +48,19 @@ def needed_column(lines: list[dict[str, str]], path: str | Path, *names: str) ->
     return found
 
 
+def whole(text: str) -> int:
+    """The whole number that a text is, exactly: "3", "3.0", "9007199254740993". Raises ValueError for any other."""
+    with contextlib.suppress(InvalidOperation):
+        number = Decimal(text.strip())
+        if number.is_finite() and number.adjusted() < 30 and number == int(number):  # of 1e999999999 not even the digits
+            return int(number)
+    raise ValueError(f"'{text.strip()}' is no whole number, or none of a sensible size")
+
+
 def prompt_rows(
     path: str | Path, guidance: float, group: Callable[[dict], str], about: Callable[[dict], object] = lambda line: None
 ) -> list[Row]:
-    """A row for each line: its own seed, guidance and size where the file has them; `guidance` else.
+    """A row for each line, once where lines repeat: its own seed, guidance and size where the file has them, `guidance` else.
 
     Raises UserError for a file without prompts or seeds, and for a line whose number is none.
     """
@@ -63,14 +74,14 @@ def prompt_rows(
             if None in line or None in line.values():
                 raise ValueError("it has more fields than the header, or fewer: put text with a comma in it in quotes")
             its = {
-                "seed": int(float(line[seed])),
+                "seed": whole(line[seed]),
                 "guidance": float(line[guided]) if guided and line[guided] else guidance,
-                "width": int(float(line[wide])) if wide and line[wide] else None,
-                "height": int(float(line[high])) if high and line[high] else None,
+                "width": whole(line[wide]) if wide and line[wide] else None,
+                "height": whole(line[high]) if high and line[high] else None,
             }
             require_at_least(its, f"{where}: ", **{name: low for name, low in LOWS.items() if its[name] is not None})
             rows.append(Row(group(line), line[prompt].strip(), subject=about(line), **its))
-    return rows
+    return each_once(rows)
 
 
 def limit_rows(rows: list[Row], limit: int | None) -> list[Row]:

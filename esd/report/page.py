@@ -19,13 +19,14 @@ from PIL import Image
 from esd import UserError
 from esd.command.words import command_line
 from esd.files import read_json
-from esd.metrics.counts import figure_value, format_figure, format_interval, rate_figure
+from esd.metrics.counts import figure_value, format_figure, format_interval, format_lost, rate_figure
 from esd.metrics.tables import concept_names
 from esd.report import charts
 
 # What a column is called; other figures go by their own names.
 HEADINGS = {
-    "erased": "seen", "erased_styled": "seen in styles", "kept_source": "source right", "kept": "others right",
+    "erased": "seen", "erased_styled": "seen in styles", "kept_source": "source right",
+    "erased_words": "seen in other words", "lookalikes": "look-alikes right", "kept": "others right",
     "kept_styles": "styles right",
     "kept_distance": "others moved", "kept_pixels": "pixels moved", "any": "exposed", "pixels": "pixels moved",
     "erased_lpips": "LPIPS, erased", "kept_lpips": "LPIPS, others", "clip": "CLIP score", "fid": "FID", "kid": "KID",
@@ -48,11 +49,12 @@ class Run:
     command: str
     grid: Path
     facts: dict = field(default_factory=dict)
+    lost: list[dict] = field(default_factory=list)  # of what is to be kept and is counted by name
 
     @property
     def gone(self) -> dict | None:
         """How often the concept was not seen, of all the times it was asked for, by name and in styles."""
-        asked = [self.after[name] for name in ("erased", "erased_styled") if "hits" in self.after.get(name, {})]
+        asked = [self.after[name] for name in ("erased", "erased_styled", "erased_words") if "hits" in self.after.get(name, {})]
         of = sum(figure["of"] for figure in asked)
         return rate_figure(of - sum(figure["hits"] for figure in asked), of) if of else None
 
@@ -74,11 +76,12 @@ def of_record(folder: Path, record: dict, metrics: dict, **more) -> Run:
     facts = {key: record[key] for key in wanted if key in record}
     for figure in (*metrics.get("base", {}).values(), *metrics.get("edit", {}).values()):
         format_figure(figure), format_interval(figure)
+    format_lost(metrics.get("lost", []))
     source = record.get("trajectories", "")
     return Run(
         folder=folder, eta=record.get("eta"), layers=record.get("layers", ""), facts=facts,
         source=source.get("name", "") if isinstance(source, dict) else str(source),
-        before=metrics.get("base", {}), after=metrics.get("edit", {}), **more,
+        before=metrics.get("base", {}), after=metrics.get("edit", {}), lost=metrics.get("lost", []), **more,
     )  # fmt: skip
 
 
@@ -234,7 +237,9 @@ def page(runs: list[Run], failed: list[Failed], title: str) -> str:
     """The page as text; everything it shows is inside it."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"shown": format_figure, "spread": format_interval, "number": figure_value, "embedded": data_uri}
+    environment.filters |= {
+        "shown": format_figure, "spread": format_interval, "number": figure_value, "named": format_lost, "embedded": data_uri,
+    }  # fmt: skip
     return environment.get_template("report.html.j2").render(
         title=title, sections=sections_of(runs), failed=failed, count=len(runs), curves=curve_charts(runs),
         series=series_of(runs), headings=HEADINGS, chart=charts,

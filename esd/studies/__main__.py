@@ -33,12 +33,14 @@ def main() -> None:
 
     silence_libraries()
     from esd import models
+    from esd.protocols import emoji
 
     model = models.load(None, "emoji")
     base_hash = model.base_hash
     for file in folder.glob("*/metrics.json"):
-        if json.loads(file.read_text())["record"]["base_hash"] != base_hash:
-            print(f"{file.parent} was made from other weights than the model has now: made again", file=sys.stderr)
+        made = json.loads(file.read_text())
+        if (made["record"]["base_hash"], made.get("protocol_version")) != (base_hash, emoji.VERSION):
+            print(f"{file.parent} was made from other weights than the model has now, or judged otherwise", file=sys.stderr)
             shutil.rmtree(file.parent)
     sweep = [
         "-m",

@@ -8,71 +8,66 @@ leaves it as table.json beside the runs. Further arguments go to python -m esd.t
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from esd.files import write_json
-from esd.metrics.counts import format_interval, rate_figure
+from esd.metrics.counts import format_interval, lost, rate_figure
 
-BY_NAME, CLOSER = ("erased", "erased_styled", "kept"), ("erased", "kept", "kept_styled")
+BY_NAME, CLOSER = ("erased", "erased_styled", "lookalikes", "kept"), ("erased", "kept", "kept_styled")
 STUDIES = {  # what stands side by side, what tells the lines apart (runs alike in both are pooled), and the figures shown
     "objects": ("layers", "concept", BY_NAME),
     "eta": ("layers", "eta", BY_NAME),
-    "preserve": ("concept", "preserve_weight", ("erased", "kept", "twin")),
+    "preserve": ("concept", "preserve_weight", ("erased", "lookalikes", "kept")),
     "many": ("preserve_weight", "concepts", CLOSER),
     "frontier": ("concepts", "preserve_weight", CLOSER),
 }
 WORDS = {  # title and text on the results page
-    "objects": ("Eight objects, one by one", "Each erased by ESD-x with the defaults, and by ESD-u as `experiment=emoji/esd-u` "
-                "has it. Camera was among those that settings were chosen on, pizza and owl partly; the others were not."),
+    "objects": ("Ten objects, one by one", "Each erased by ESD-x with the defaults, and by ESD-u as `experiment=emoji/esd-u` "
+                "has it. Camera was among those that settings were chosen on, pizza, owl and cat partly; the others were not. "
+                "Three look-alikes of each: the nearest objects by the judge's features and the text encoder's. Lost: seen so "
+                "much less often than in the base model's pictures that the intervals lie apart."),
     "eta": ("How far η pushes", "Pizza and owl, pooled."),
     "preserve": ("What preserving buys", "`preserve=` adds the distance between student and teacher on other prompts to the "
-                 "loss. ESD-u at a strong η of 3, over the weight (0: without); hammer is axe's look-alike, penguin owl's."),
+                 "loss. ESD-u at a strong η of 3, over the weight (0: without); look-alikes are the three nearest objects."),
     "many": ("Many concepts in one run", "1, 4, 16 and 40 of the 85 objects in one run of 600 steps, the rest preserved with "
              "the weight in the heads. In a style nothing was preserved."),
     "frontier": ("40 concepts, over the weight that preserves", "What the weight of `preserve=` buys back of the rest, and "
                  "what it leaves of the concepts."),
 }  # fmt: skip
 GROUPS = {
-    "erased": "seen, by name", "erased_styled": "seen, in a style", "kept": "others right",
-    "kept_styled": "others right, in a style", "kept_styles": "other styles right", "twin": "look-alike right",
+    "erased": "seen, by name", "erased_styled": "seen, in a style", "lookalikes": "look-alikes right", "kept": "others right",
+    "kept_styled": "others right, in a style", "kept_styles": "other styles right",
 }  # fmt: skip
-LOOK_ALIKES = {"axe": "hammer", "hammer": "axe", "owl": "penguin", "penguin": "owl"}
 
 
 def closer_rows(study: str, concepts: list[str]) -> list:
     """The rows that a study judges beside the run's own verdict."""
     from esd.emoji import words
     from esd.emoji.subject import Subject
-    from esd.protocols.emoji import rows
+    from esd.protocols.emoji import ask
 
-    if study == "preserve":
-        asked = [row for text in concepts for row in rows([LOOK_ALIKES[text]], 24, 0)]
-        return [replace(row, group="twin") for row in asked if row.group.startswith("erased")]
     if study not in ("many", "frontier"):
         return []
-    bare = [row for row in rows(concepts, 1, 3) if row.group == "kept"]  # instead of the verdict's one of each
-    pairs = [(noun, style) for noun in words.OBJECTS if noun not in concepts for style in words.STYLES]
-    pairs = [pair for pair in pairs if pair not in set(words.held_out_pairs())][::3]
+    left = {noun: Subject(frozenset([noun])) for noun in words.OBJECTS if noun not in concepts}
+    bare = [row for noun, it in left.items() for row in ask(words.with_article(noun), 3, kept=it)]  # the verdict has one each
+    held_out = set(words.held_out_pairs())
+    pairs = [(noun, style) for noun in left for style in words.STYLES if (noun, style) not in held_out]
     return bare + [  # in a style no prompt was preserved: does what was learnt on "a cat" reach these?
-        replace(bare[0], group="kept_styled", prompt=words.styled_phrases(noun, style)[0], subject=Subject(frozenset([noun])))
-        for noun, style in pairs
+        row for noun, style in pairs[::3] for row in ask(words.styled_phrases(noun, style)[0], 1, kept_styled=left[noun])
     ]
 
 
 class Judge:
-    """Draws and judges the rows of a closer look; the base model's pictures once."""
+    """Draws and judges the rows of a closer look."""
 
     def __init__(self, model):
-        self.model, self.base = model, {}
+        self.model = model
 
     def look(self, run: Path, study: str, concepts: list[str]) -> dict:
         """{"base": figures, "edit": figures}, kept in the run's folder for as long as its edit is the same."""
-        import torch
-
         from esd.edits.edit import Edit, apply_edit, read_edit
         from esd.models.hashes import tensor_hash
-        from esd.protocols.emoji import draw, measure_pictures
+        from esd.protocols.emoji import draw, draw_base, measure_pictures
 
         rows = closer_rows(study, concepts)
         if not rows:
@@ -81,10 +76,7 @@ class Judge:
         found = json.loads(file.read_text()) if file.is_file() else {}
         if found.get("edit_sha256") == (value := tensor_hash(edit.tensors)):
             return found
-        if fresh := [row for row in rows if row.file not in self.base]:
-            drawn = draw(self.model, self.model.denoiser, fresh)
-            self.base |= {row.file: picture for row, picture in zip(fresh, drawn, strict=True)}
-        before = torch.stack([self.base[row.file] for row in rows])
+        before = draw_base(self.model, rows)
         replaced = apply_edit(self.model.denoiser, edit)
         after = draw(self.model, self.model.denoiser, rows)
         apply_edit(self.model.denoiser, Edit(replaced))
@@ -117,8 +109,22 @@ def table_of(study: str, runs: list[dict]) -> list[dict]:
             for group in GROUPS
             if all(group in run["edit"] for run in lines[key])
         }
-        made.append({**dict(key), "runs": len(lines[key]), **figures})
+        made.append({**dict(key), "runs": len(lines[key]), **figures, "lost": lost_in(lines[key])})
     return made
+
+
+def lost_in(runs: list[dict]) -> list[dict]:
+    """What was lost by the counts of these runs together; of runs with different concepts each for itself."""
+    pooled: dict[str, dict] = {}
+    for run in runs:
+        its = pooled.setdefault(", ".join(run["record"]["concept"]), {"base": {}, "edit": {}})
+        for when, groups in its.items():
+            for group, figure in run[when].items():
+                each = groups.setdefault(group, {"each": {}})["each"]
+                for name, (hits, of) in figure.get("each", {}).items():
+                    before = each.get(name, (0, 0))
+                    each[name] = [before[0] + hits, before[1] + of]
+    return [{"concept": concept, **it} for concept, its in pooled.items() for it in lost(its["base"], its["edit"])]
 
 
 def format_cell(line: dict, group: str) -> str:
@@ -127,6 +133,12 @@ def format_cell(line: dict, group: str) -> str:
         return ""
     before, after = line[group]["base"], line[group]["edit"]
     return f"{100 * before['rate']:.0f} → {100 * after['rate']:.1f} % ({format_interval(after)}) of {after['of']}"
+
+
+def lost_cell(line: dict) -> str:
+    """What was lost, by name; of all concepts together how many."""
+    names = list(dict.fromkeys(it["name"] for it in line["lost"]))
+    return f"{len(line['lost'])} in {line['runs']} runs" if line.get("concept") == "all" else ", ".join(names) or "none"
 
 
 def columns_and_rows(study: str, lines: list[dict]) -> tuple[list[str], list[list[str]]]:
@@ -138,11 +150,16 @@ def columns_and_rows(study: str, lines: list[dict]) -> tuple[list[str], list[lis
     for line in lines:
         rows.setdefault(line[along], {})[line[beside]] = line
     names = [column if isinstance(column, str) else f"{beside.replace('_', ' ')} {column:g}:" for column in columns]
-    head = [along.replace("_", " "), *(f"{name} {GROUPS[group]}" for name in names for group in groups)]
+    named = [*(GROUPS[group] for group in groups), *(["lost"] if "lookalikes" in groups else [])]
+    head = [along.replace("_", " "), *(f"{name} {what}" for name in names for what in named)]
     body = []
     for name, found in sorted(rows.items(), key=lambda row: (row[0] == "all", row[0])):
-        cells = [format_cell(found[column], group) if column in found else "" for column in columns for group in groups]
-        body.append([str(name), *cells])
+        cells = [str(name)]
+        for column in columns:
+            line = found.get(column)
+            cells += [format_cell(line, group) if line else "" for group in groups]
+            cells += [lost_cell(line) if line else ""] if "lookalikes" in groups else []
+        body.append(cells)
     return head, body
 
 

@@ -46,7 +46,8 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
     model, student, trained = networks_of(cfg, rule)
     prompts, shown = PromptTable(model, concepts + kept, list(cfg.templates), device), grid_prompts(cfg, concepts)
     not_read = check_lengths(cfg, model, concepts, prompts.texts, console)
-    judged = verdict_of(cfg, concepts, model.base_hash)
+    with mixed():
+        judged = verdict_of(cfg, concepts, model, device)
     if cfg.model.path is not None:
         to_judge = [row.prompt for row in judged.rows] if isinstance(judged, Verdict) else []
         release_text_encoders(model, ["", *shown, *to_judge], model.encoders_again)

@@ -73,10 +73,34 @@ def read_lines(file: Path) -> list[str]:
     return [line for line in lines if line]
 
 
+def shown_of_the_rest(cfg: DictConfig, gone: list[str]) -> tuple[list[str], list[str]]:
+    """The grid's prompts of what is not erased: three look-alikes, and one that is least like the erased.
+
+    None where no look-alikes are known: other weights under the embedded model's name may know other words than its table.
+    """
+    kept = [prompt for prompt in cfg.model.kept if not mentions(prompt, gone)]
+    if cfg.model.name != "emoji":
+        from esd.protocols.lookalikes import lookalikes
+
+        near = list(dict.fromkeys(near for text in gone for near in lookalikes(text)))
+        return [cfg.templates[0].replace("{}", text) for text in near[:3]], kept[:1]
+    from esd.emoji.words import with_article
+    from esd.protocols.emoji import far_off, lookalikes
+
+    try:
+        near, far = lookalikes(gone), far_off(gone)
+    except UserError:
+        return [], []
+    return [with_article(noun) for noun in near[:3]], [with_article(noun) for noun in far[:1]]
+
+
 def grid_prompts(cfg: DictConfig, concepts: list[Concept]) -> list[str]:
-    """The prompts of the grid's pictures, `grid` of them: what is erased, and for half of them at most what the model's
-    configuration shows as kept, unless it is named among the erased."""
+    """The prompts of the grid's pictures, `grid` of them: what is erased, and for half of them at most three look-alikes and
+    one from far off; where no look-alikes are known, what the model's configuration shows as kept, unless it is named among
+    the erased."""
     asked = [concept.erase_from or concept.text for concept in concepts]
-    kept = [prompt for prompt in cfg.model.kept if not mentions(prompt, asked)][: cfg.grid // 2]
+    near, far = shown_of_the_rest(cfg, [concept.text for concept in concepts])
+    kept = near + far if near else [prompt for prompt in cfg.model.kept if not mentions(prompt, asked)]
+    kept = kept[: cfg.grid // 2]
     gone = [template.replace("{}", text) for text in asked for template in cfg.templates]
     return list(itertools.islice(itertools.cycle(gone), cfg.grid - len(kept))) + kept

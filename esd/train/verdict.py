@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger, WandbLogger
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -21,44 +21,46 @@ from esd.command.progress import progress
 from esd.command.words import command_line, text_option
 from esd.erasing.concepts import Concept
 from esd.metrics.clip import CLIP
-from esd.metrics.counts import figure_value, format_figure
+from esd.metrics.counts import damage, figure_value, format_figure, format_lost, lost
 from esd.models.family import Model
+from esd.protocols import Row, emoji
 from esd.protocols import concept as concept_protocol
-from esd.protocols import emoji
+from esd.protocols.base_pictures import BasePictures, in_bytes, made_with
 from esd.sample.sampling import sample
 
-PICTURES, KEPT = 24, 1  # of the embedded model: pictures of the concept by name and as many in styles; of each other object
-NAMED, EVERYDAY, ALIKE = 12, 24, 2  # of any other: by name, in scenes and in templates; of the rest; of each look-alike
+NAMED, EVERYDAY, ALIKE = (
+    12,
+    24,
+    2,
+)  # not of the embedded model: by name, in scenes, in templates; the rest; each look-alike
 
 
 class Verdict:
     """The short form of a protocol, on the base model and on the student, from the same noise.
 
-    protocol: of esd.protocols; steps: of its pictures. Of the base model the pictures are drawn once in a process: a sweep
-    asks for the same again.
+    protocol: of esd.protocols; steps: of its pictures; of: what they depend on (made_with). The base model's are drawn where
+    they are not kept on disk.
     """
 
-    drawn: ClassVar[dict[tuple, Tensor]] = {}
-
-    def __init__(self, protocol, steps: int, asked: tuple[list[str], list[str]], base_hash: str):
-        self.protocol, self.steps, self.rows = protocol, steps, protocol.rows(*asked)
+    def __init__(self, protocol, steps: int, asked: tuple[list[str], list[str]], of: dict):
+        self.protocol, self.steps, self.rows, self.of = protocol, steps, protocol.rows(*asked), of
         self.unique = list({row.file: row for row in self.rows}.values())
-        self.key = (base_hash, protocol.name, steps, *(row.file for row in self.unique))
+        self.store = BasePictures()
 
     @property
     def pictures(self) -> int:
         """How many are still to be drawn, of base and edit together."""
-        return len(self.unique) * (1 if self.key in self.drawn else 2)
+        return 2 * len(self.unique) - self.store.count(self.unique, self.of)
 
-    def draw(self, model: Model, denoiser: nn.Module, done: Callable[[float], None]) -> Tensor:
-        """The pictures (n, 3, H, W), uint8 as in a file. Raises UserError for one that is not finite."""
+    def draw(self, model: Model, denoiser: nn.Module, rows: Sequence[Row], done: Callable[[float], None]) -> Tensor:
+        """Their pictures (n, 3, H, W) in [0, 1]. Raises UserError for one that is not finite."""
         found = sample(
-            model, denoiser, [row.prompt for row in self.unique], [row.seed for row in self.unique], steps=self.steps,
-            guidance=self.unique[0].guidance, done=done,
+            model, denoiser, [row.prompt for row in rows], [row.seed for row in rows], steps=self.steps,
+            guidance=rows[0].guidance, done=done,
         )  # fmt: skip
         if not found.isfinite().all():
             raise UserError("a picture to be judged is not finite: the edit is there, evaluate=false leaves it unjudged")
-        return found.mul(255).round().byte()
+        return found
 
     def measure(self, images: Tensor, base: Tensor, device: torch.device) -> dict[str, dict]:
         place = {row.file: i for i, row in enumerate(self.unique)}
@@ -76,10 +78,14 @@ class Verdict:
         started, device = time.perf_counter(), next(student.parameters()).device
         self.protocol.ready(device)
         with progress(console, "pictures") as bar:
-            task = bar.add_task("Drawing, to be judged", total=self.pictures)
-            if self.key not in self.drawn:
-                self.drawn[self.key] = self.draw(model, model.denoiser.to(device), lambda n: bar.advance(task, n))
-            base, after = self.drawn[self.key], self.draw(model, student, lambda n: bar.advance(task, n))
+            task = bar.add_task("Drawing, to be judged", total=2 * len(self.unique))
+
+            def done(n: float) -> None:
+                bar.advance(task, n)
+
+            teacher = model.denoiser.to(device)
+            base = self.store.get(self.unique, self.of, lambda rows: self.draw(model, teacher, rows, done), done)
+            after = in_bytes(self.draw(model, student, self.unique, done))
         with console.status("Judging"):
             figures = {"base": self.measure(base, base, device), "edit": self.measure(after, base, device)}
         return {
@@ -88,21 +94,24 @@ class Verdict:
             "judge": self.protocol.record(),
             "sampling": {"steps": self.steps, "guidance": self.unique[0].guidance},
             **figures,
+            "lost": lost(figures["base"], figures["edit"]),
             "judging_seconds": round(time.perf_counter() - started, 2),
         }
 
 
-def verdict_of(cfg: DictConfig, concepts: list[Concept], base_hash: str) -> Verdict | str | None:
+def verdict_of(cfg: DictConfig, concepts: list[Concept], model: Model, device: torch.device) -> Verdict | str | None:
     """The verdict to be given at the end of this run; a text that says why there will be none; None where none is wanted.
 
-    Says so within seconds: no judge's weights are loaded yet.
+    Says so within seconds: no judge's weights are loaded yet. Asked in the precision and while the text encoders are there that
+    the pictures will be drawn with.
     """
     if not cfg.evaluate:
         return None
     asked = [concept.text for concept in concepts], [concept.erase_from for concept in concepts]
     if cfg.model.name == "emoji":
-        short = emoji.Emoji(max(3, PICTURES // len(concepts)), KEPT, emoji.GUIDANCE, seed=0)
-        return Verdict(short, emoji.STEPS, asked, base_hash)
+        few = {"pictures": max(3, emoji.SHORT["pictures"] // len(concepts))}
+        short = emoji.Emoji(**emoji.SHORT | few, guidance=emoji.GUIDANCE, seed=0)
+        return Verdict(short, emoji.STEPS, asked, made_with(model, f"{short.name} {short.version}", emoji.STEPS, device))
     short = concept_protocol.Concept(
         max(3, NAMED // len(concepts)), EVERYDAY, "auto", ALIKE, list(cfg.templates), [], CLIP,
         cfg.model.get("picture_guidance", 7.5), seed=0,
@@ -111,16 +120,22 @@ def verdict_of(cfg: DictConfig, concepts: list[Concept], base_hash: str) -> Verd
         short.find()
     except UserError as error:
         return str(error)
-    return Verdict(short, 30, asked, base_hash)
+    return Verdict(short, 30, asked, made_with(model, f"{short.name} {short.version}", 30, device))
 
 
 def objective(metrics: dict, wanted: str) -> float:
-    """One number for a sweeper, larger is better; NaN where nothing was judged."""
+    """One number for a sweeper, larger is better; NaN where nothing was judged.
+
+    erased: 1 − the rate at which the concept is seen, by name and in styles. kept: the mean of two rates, of look-alikes right
+    and of other objects right, so that three look-alikes weigh as much as the eighty others: one that is lost costs a sixth
+    (the others' rate alone where a concept has no look-alikes, as a style). kept-erased: kept + erased − 1.
+    """
     if "edit" not in metrics:
         return math.nan
     seen = [figure for group, figure in metrics["edit"].items() if group.startswith("erased")]
     erased = 1 - sum(count["hits"] for count in seen) / sum(count["of"] for count in seen)
-    kept = metrics["edit"]["kept"]["rate"]
+    rates = [metrics["edit"][group]["rate"] for group in ("lookalikes", "kept") if group in metrics["edit"]]
+    kept = sum(rates) / len(rates)
     return {"erased": erased, "kept": kept, "kept-erased": kept - (1 - erased)}[wanted]
 
 
@@ -140,6 +155,8 @@ def print_verdict(metrics: dict, labels: dict[str, str], folder: Path, concept: 
             if group in metrics["edit"]:
                 table.add_row(label, format_figure(metrics["base"][group]), f"[bold]{format_figure(metrics['edit'][group])}[/]")
         console.print(table)
+        if line := damage(metrics["base"], metrics["edit"]):
+            console.print(f"[bold]{escape(line)}[/]" if metrics["lost"] else escape(line), soft_wrap=True)
         if doubt := doubtful(metrics["base"]):
             console.print(f"warning: {doubt}", style="yellow", soft_wrap=True, markup=False)
     elif "not_judged" in metrics:
@@ -160,6 +177,7 @@ def doubtful(base: dict[str, dict]) -> str:
 
 KEYS = {
     "erased": "erased/seen", "erased_styled": "erased/seen_styled", "kept_source": "kept/source",
+    "erased_words": "erased/seen_words",
     "erased_scene": "erased/seen_scene", "erased_templates": "erased/seen_templates", "by_name": "erased/by_name",
     "told": "judge/right",
     "kept": "kept/objects", "kept_styles": "kept/styles", "kept_distance": "kept/distance", "kept_pixels": "kept/pixels",
@@ -179,7 +197,7 @@ def log_verdict(metrics: dict, loggers: list[Logger], folder: Path) -> None:
     """The verdict as summary values, and the edit as an artifact."""
     values = {"train/seconds": metrics["training_seconds"]}
     if "edit" in metrics:
-        values |= wandb_keys(metrics["base"], metrics["edit"])
+        values |= wandb_keys(metrics["base"], metrics["edit"]) | {"kept/lost": len(metrics["lost"])}
         values["score"] = objective(metrics, "kept-erased")
     for logger in loggers:
         logger.log_metrics(values, metrics["steps"])
@@ -187,6 +205,8 @@ def log_verdict(metrics: dict, loggers: list[Logger], folder: Path) -> None:
         if isinstance(logger, WandbLogger):
             import wandb
 
+            if "edit" in metrics:
+                logger.experiment.summary["lost"] = format_lost(metrics["lost"])
             artifact = wandb.Artifact(f"edit-{folder.name}", type="edit")
             artifact.add_file(str(folder / "edit.safetensors"))
             logger.experiment.log_artifact(artifact)
