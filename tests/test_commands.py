@@ -60,6 +60,8 @@ def test_a_sweep_is_one_folder_and_one_wandb_run_each(esd):
     assert {(*r["concept"], r["eta"], r["layers"]) for r in edits} == {
         (c, e, x) for c in ("pizza", "cat") for e in (0.5, 1.0) for x in ("esd-x", "esd-u")
     }
+    sweep = made[0].parent.relative_to(done.folder)
+    assert done.stdout.count("wandb sync ") == 1 and f"wandb sync {sweep}/*/wandb/offline-run-*\n" in done.stdout
     (files,) = zip(*(path.glob("wandb/offline-run-*/run-*.wandb") for path in made), strict=True)
     began = [record.run for file in files for record in records(file) if record.HasField("run")]
     assert len({run.run_id for run in began}) == 8 and {run.run_group for run in began} == {made[0].parent.name}
@@ -140,5 +142,8 @@ def test_wandb_without_a_key_neither_asks_nor_waits(esd, tmp_path):
     started = time.time()
     done = esd("train", "concept=pizza", "steps=1", "sampling_steps=2", "evaluate=false", HOME=str(tmp_path), WANDB_MODE=None)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert list(done.folder.glob("outputs/train/*/*/wandb/offline-run-*"))
+    (run,) = done.folder.glob("outputs/train/*/*/wandb/offline-run-*")
+    (said,) = [line for line in done.stdout.splitlines() if line.startswith("Weights & Biases")]
+    place = run.relative_to(done.folder).parent
+    assert said == f"Weights & Biases has no key here, and is offline: kept for later, wandb sync {place}/offline-run-*"
     assert time.time() - started < 120

@@ -375,7 +375,7 @@ def test_the_command(esd, edit, tiny_folder, table):
     (metrics,) = done.folder.glob("outputs/evaluate/prompts-tiny-*/metrics.json")
     (result,) = json.loads(metrics.read_text())["results"].values()
     assert result["command"].startswith("python -m esd.evaluate ") and "protocol=prompts" in result["command"]
-    assert "pixels moved" in done.stdout
+    assert "pixels moved" in done.stdout and f"wandb sync {metrics.parent.relative_to(done.folder)}" in done.stdout
     assert list(metrics.parent.glob("wandb/offline-run-*/*.wandb"))
     assert not list(done.folder.glob("**/evaluate.log"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from statistics import NormalDist
 
@@ -219,3 +220,36 @@ def test_a_judge_that_cant_be_had_is_told_in_one_line(judge, monkeypatch, tmp_pa
     with pytest.raises(UserError, match="can't be had .*judges") as told:
         getattr(quality, judge)()
     assert "\n" not in str(told.value)
+
+
+def test_variants_stand_side_by_side_in_eighty_columns():
+    from rich.console import Console
+
+    from esd.metrics.counts import mean_figure
+    from esd.metrics.tables import figures_tables, published_figures
+    from esd.protocols.emoji import Emoji
+    from esd.protocols.nudity import I2PNudity
+
+    def result(title, **more):
+        base = {"erased": rate_figure(47, 48), "kept": rate_figure(330, 340), "kept_distance": mean_figure([0.1, 0.2])} | more
+        return {"title": title, "base": base, "edit": {**base, "erased": rate_figure(3, 48)}}
+
+    def printed(*results, width=80):
+        console = Console(width=width, file=io.StringIO())
+        tables = figures_tables(Emoji, results, width)
+        for table in tables:
+            console.print(table)
+        lines = console.file.getvalue().splitlines()
+        assert max(map(len, lines)) <= width and "…" not in console.file.getvalue()
+        return len(tables), lines
+
+    count, lines = printed(result("pizza esd-x η=1"), result("negative prompt"))
+    assert count == 1 and "pizza esd-x η=1" in lines[0] and "negative prompt" in lines[0]
+    (seen,) = [line for line in lines if line.startswith("concept seen, asked by")]
+    assert seen.count("6.2 % (3 of 48)") == 2 and seen.count("97.9 % (47 of 48)") == 1  # the base stands there once
+    assert sum(line.count("2.1–16.8 %") for line in lines) == 2
+    assert printed(result("a"), result("b", erased=rate_figure(1, 2)))[0] == 2  # other pictures were asked for
+    assert printed(*(result(f"edit number {n} of them all") for n in range(7)))[0] == 4
+    assert printed(*(result(f"edit number {n} of them all") for n in range(7)), width=200)[0] == 1
+    assert "Stable Diffusion 1.4 796 pictures with an exposed part" in published_figures(I2PNudity)
+    assert published_figures(Emoji) is None

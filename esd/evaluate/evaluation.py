@@ -23,7 +23,7 @@ from esd.evaluate.generation import Bar, Painter, batches, missing_rows, read_pi
 from esd.evaluate.variants import Variant
 from esd.files import read_json, write_json
 from esd.metrics.counts import damage, lost
-from esd.metrics.tables import figures_table
+from esd.metrics.tables import figures_tables, published_figures
 from esd.models.family import Model
 from esd.protocols import Row, each_once
 from esd.sample.pictures import grid, save_picture
@@ -179,9 +179,12 @@ def evaluate(cfg: DictConfig, protocol, found: list[Variant], command: str) -> t
         "versions": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}}, "results": results,
     }  # fmt: skip
     write_json(path, metrics)
+    for table in figures_tables(protocol, [results[candidate.name] for candidate in found], console.width):
+        console.print(table)
     for candidate in found:
-        console.print(figures_table(protocol, candidate.title, results[candidate.name]))
         if line := damage(results[candidate.name]["base"], results[candidate.name]["edit"]):
-            console.print(line, soft_wrap=True, markup=False)
+            console.print(f"{candidate.title}: {line}", soft_wrap=True, markup=False)
+    if said := published_figures(protocol):
+        console.print(said, style="dim", markup=False)
     console.print(f"Figures: {path}. Pictures, and grids of them side by side: {folder}", soft_wrap=True, markup=False)
     return metrics, folder

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from pathlib import Path
 
 import wandb
 from omegaconf import DictConfig
 
 from esd.metrics.counts import figure_value, format_figure, format_interval, format_lost
-from esd.train.loggers import has_key
+from esd.train.loggers import has_key, say_offline
 from esd.train.verdict import wandb_keys
 
 
 def log(cfg: DictConfig, metrics: dict, names: list[str], folder: Path) -> None:
     """One run for each candidate of this evaluation: its figures as summary values, and them with its pictures as a table."""
+    mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
+    if mode == "offline":
+        say_offline("is offline", f"{shlex.quote(str(folder))}/wandb/offline-run-*", sys.stdout)
     for name in names:
         result = metrics["results"][name]
         run = wandb.init(
             project=cfg.project, name=f"{metrics['protocol']} {result['title']}", job_type="evaluate", dir=str(folder),
-            mode=os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline"),
+            mode=mode,
             tags=[metrics["protocol"], *(text[:60] for text in result["concept"])], reinit="finish_previous",
             config={key: metrics[key] for key in ("protocol", "protocol_version", "model", "model_hash", "sampling_steps")}
             | {"concept": ", ".join(result["concept"]), "kind": result["kind"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import netrc
 import os
@@ -13,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -70,6 +72,11 @@ def home_folder() -> Path:
         return Path(tempfile.gettempdir())
 
 
+@functools.cache  # a sweep says it once, of all its runs
+def say_offline(why: str, runs: str, where: TextIO) -> None:
+    print(f"Weights & Biases {why}: kept for later, wandb sync {runs}", file=where)
+
+
 def wandb_logger(cfg: DictConfig, folder: Path) -> WandbLogger:
     """A W&B run: offline where there is no key or no server, and never a question."""
     os.environ.setdefault("HOME", str(home_folder()))  # W&B's other process knows no other way to ask, and complains at length
@@ -105,9 +112,12 @@ def wandb_logger(cfg: DictConfig, folder: Path) -> WandbLogger:
         if mode != "online":
             raise
         away, logger = True, started("offline")
+    place = shlex.quote(str(folder)) if hydra.mode != RunMode.MULTIRUN else f"{shlex.quote(str(hydra.sweep.dir))}/*"
     if away:
-        left = shlex.quote(str(folder / "wandb"))
-        print(f"Weights & Biases cannot be reached: kept for later, wandb sync {left}/offline-run-*", file=sys.stderr)
+        say_offline("cannot be reached", f"{place}/wandb/offline-run-*", sys.stderr)
+    elif mode == "offline":
+        why = "is offline (WANDB_MODE)" if os.environ.get("WANDB_MODE") else "has no key here, and is offline"
+        say_offline(why, f"{place}/wandb/offline-run-*", sys.stdout)
     logger.experiment.config.update(config)
     for key, summary in (("train/loss", "min"), ("erased/*", "last"), ("kept/*", "last")):
         logger.experiment.define_metric(key, step_metric="trainer/global_step", summary=summary)  # Lightning's name for it
