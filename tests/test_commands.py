@@ -144,6 +144,6 @@ def test_wandb_without_a_key_neither_asks_nor_waits(esd, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     (run,) = done.folder.glob("outputs/train/*/*/wandb/offline-run-*")
     (said,) = [line for line in done.stdout.splitlines() if line.startswith("Weights & Biases")]
-    place = run.relative_to(done.folder).parent
+    place = run.parent
     assert said == f"Weights & Biases has no key here, and is offline: kept for later, wandb sync {place}/offline-run-*"
     assert time.time() - started < 120
