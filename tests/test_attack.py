@@ -286,3 +286,76 @@ def test_rows_of_the_embedded_model_are_of_one_kind():
     )  # kept asks for another
     assert built_rows["never"].target.prompt == built_rows["edit"].target.prompt and built_rows["never"].about == "koala"
     assert built_rows["check"].target.denoiser is model.denoiser and not built_rows["never"].target.base_knows
+
+
+OWN = """# @package attack.mine
+_target_: my_attack.Empty
+laptop: {}
+"""
+MINE = """
+from esd.attack.target import Found
+
+
+class Empty:
+    \"\"\"Asks for nothing at all.\"\"\"
+
+    needs, check, draws, finds = (), "", 2, 1
+
+    def forwards(self):
+        return 0.0
+
+    def find(self, target, seed):
+        condition = target.condition([""])
+        yield Found(1, "", 0.0, lambda seeds, denoiser=None: target.draw(condition, seeds, denoiser))
+"""
+
+
+def test_an_attack_of_ones_own_and_what_it_leaves_for_card_and_wandb(esd, tmp_path):
+    """From a folder outside the checkout; the edit is a run's, whose card then says what came of it."""
+    model = models.load(None, "emoji")
+    name = next(n for n, _ in model.denoiser.named_parameters() if "attn2" in n)
+    record = {"concept": ["pizza"], "erase_from": [""], "base": "emoji", "base_hash": model.base_hash, "eta": 1.0}
+    save_edit(tmp_path / "run/edit.safetensors", Edit({name: model.denoiser.get_parameter(name).detach().clone()}, record))
+    (tmp_path / "run/metrics.json").write_text('{"steps": 1}')
+    (tmp_path / "own/attack").mkdir(parents=True)
+    (tmp_path / "own/attack/mine.yaml").write_text(OWN)
+    (tmp_path / "my_attack.py").write_text(MINE)
+    asked = ("edit=run", "--config-dir", "own", "attacks=[mine]", "pictures=2", "sampling_steps=2", "out=found", "log=true")
+    done = esd("attack", *asked, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    left = json.loads((tmp_path / "run/attack.json").read_text())
+    assert left["figures"][0]["attack"] == "mine" and left["figures"][0]["edit"]["of"] == 2
+    assert "attacks='[mine]'" in left["command"] and "attack=" not in left["command"].replace("attacks=", "")
+    assert list((tmp_path / "found/wandb").glob("offline-run-*"))
+    from esd.export.card import card
+    from esd.export.forms import run_metrics
+
+    page = card(record, {"edit": {}, **run_metrics(str(tmp_path / "run"))}, {}, "official", "x.safetensors", "P")
+    assert "Under attack: " in page
+
+
+BAD = {
+    "edit=nowhere": "does not exist",
+    "edit=x attacks=[nonsense]": "attacks=nonsense is unknown: quick, all, completion",
+    "edit=x budget=none": "budget=none is unknown: laptop, published",
+    "edit=x seeds=0": "seeds=0 must be a whole number, 1 or more",
+    "edit=x attacks=": "attacks= names none",
+    "edit=x rows=[other]": "rows=other is unknown: edit, never, check, kept",
+    "edit=x images=nowhere": "images=nowhere is no folder",
+    "edit=x attack.finetune.laptop.steps=[0]": "attack.finetune.steps=0 must be a whole number, 1 or more",
+    "edit=x attack.inversion.laptop.nonsense=1": "attack=inversion",
+}
+
+
+@pytest.mark.parametrize("given", BAD)
+def test_bad_input_is_told_in_one_line(given, monkeypatch, capsys, tmp_path):
+    import sys
+
+    from esd.attack.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["esd.attack", *given.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1 and BAD[given] in said

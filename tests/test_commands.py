@@ -147,3 +147,14 @@ def test_wandb_without_a_key_neither_asks_nor_waits(esd, tmp_path):
     place = run.parent
     assert said == f"Weights & Biases has no key here, and is offline: kept for later, wandb sync {place}/offline-run-*"
     assert time.time() - started < 120
+
+
+def test_flags_may_stand_between_options():
+    from hydra._internal.utils import get_args_parser
+
+    from esd.command.entry import flags_first
+
+    given = ["concept=a", "--config-dir", "own", "eta=1", "-m", "steps=2", "--config-name=x", "-cd", "b"]
+    wanted = ["--config-dir", "own", "-m", "--config-name=x", "-cd", "b", "concept=a", "eta=1", "steps=2"]
+    assert flags_first(given, get_args_parser()) == wanted
+    assert get_args_parser().parse_args(wanted).overrides == ["concept=a", "eta=1", "steps=2"]

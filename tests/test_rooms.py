@@ -24,7 +24,7 @@ ROOMS = {  # from the ground up: a room may import those named beside it, and on
     "train": f"__init__ files {BELOW}",
     **dict.fromkeys(("__main__", "cache", "export", "pretrain", "report"), f"__init__ files {BELOW}"),
     **dict.fromkeys(("bench", "dashboard", "evaluate", "studies"), f"__init__ files {BELOW} train report"),
-    "attack": f"__init__ files {BELOW} evaluate",
+    "attack": f"__init__ files {BELOW} train evaluate",
 }
 NEVER = {"hydra", "wandb", "rich"}  # in the method, which must serve without a command
 

@@ -55,13 +55,16 @@ def shipped() -> list[str]:
 
 def group_arguments(arguments: list[str]) -> list[str]:
     """attacks=quick|all|[names] as Hydra's choice of the group: attack=[names]."""
-    made = []
+    made, own = [], any(argument.startswith(("--config-dir", "-cd", "hydra.searchpath")) for argument in arguments)
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if key == "attacks" and equals:
             names = {"quick": QUICK, "all": shipped()}.get(value) or [n.strip(" '\"") for n in value.strip("[]").split(",")]
             if not all(names):
                 raise UserError("attacks= names none: give quick, all, or a [list] of conf/attack/")
+            if not own:  # who brings a folder may have attacks of their own in it
+                for name in names:
+                    require_one_of(name, "attacks", ("quick", "all", *shipped()))
             made.append(f"attack=[{','.join(names)}]")
         made.append(argument)
     return made

@@ -23,7 +23,7 @@ from esd.attack.rows import EDIT, NEVER, ROWS, EmojiWorld, RealWorld, Rows, edit
 from esd.attack.tries import Try
 from esd.command.checks import texts
 from esd.command.entry import free_determinism
-from esd.edits.edit import Edit, check_edit, read_edit
+from esd.edits.edit import Edit, check_edit, read_edit, whole
 from esd.evaluate.variants import Variant, edit_variant
 from esd.files import slug, write_json
 from esd.sample.pictures import save_picture, to_image
@@ -151,6 +151,16 @@ def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: st
     write_json(folder / "metrics.json", metrics)
     tries.prompts(folder / "adversarial_prompts.csv", counted)
     tables.leave(folder, found, metrics)
+    for variant in variants:  # where the model card looks for it
+        own = [line for line in found if line["variant"] == variant.name]
+        beside = Path(variant.path).expanduser()
+        beside = beside if beside.is_dir() else beside.parent
+        if (beside / "metrics.json").is_file():
+            write_json(beside / "attack.json", {"headline": tables.headline(own), "command": command, "figures": own})
+    if cfg.log:
+        from esd.attack.wandb_log import log
+
+        log(cfg, metrics, folder)
     return found, folder
 
 
@@ -161,7 +171,7 @@ def matching(variant: Variant, model, base_hash: str) -> Edit:
         raise UserError(f"edit={variant.path} was made for other weights ({made_for[:8]}, not {base_hash[:8]}): name its model")
     edit = read_edit(variant.path)
     check_edit(model.denoiser, edit)
-    return edit
+    return whole(edit, dict(model.denoiser.named_parameters()))
 
 
 def twin_of(cfg: DictConfig, model):

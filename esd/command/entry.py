@@ -98,6 +98,16 @@ class ArgumentParser(argparse.ArgumentParser):
         fail(f"{message} (--help lists what there is)")
 
 
+def flags_first(arguments: list[str], parser: argparse.ArgumentParser) -> list[str]:
+    """The flags with their values before the options: argparse, and so Hydra, takes no flag between two options."""
+    valued = {flag for action in parser._actions if action.nargs is None for flag in action.option_strings}
+    flags, options, after = [], [], False
+    for argument in arguments:
+        (flags if after or argument.startswith("-") else options).append(argument)
+        after = argument in valued
+    return [*flags, *options]
+
+
 def command(
     config: str, prepare: Callable[[list[str]], list[str]] = lambda arguments: arguments
 ) -> Callable[[Callable[[DictConfig], object]], Callable[[], object]]:
@@ -131,9 +141,10 @@ def command(
             os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us and not Hydra's printer
             try:
                 multirun = any(argument in ("-m", "--multirun") for argument in sys.argv[1:])
-                sys.argv[1:] = [quote_free_text(argument, multirun) for argument in prepare(sys.argv[1:])]
+                given = [quote_free_text(argument, multirun) for argument in prepare(sys.argv[1:])]
                 flags = get_args_parser()
                 flags.error = fail
+                sys.argv[1:] = flags_first(given, flags)
                 check_readable(flags.parse_args().overrides)
                 return run()
             except Exception as error:

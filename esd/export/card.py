@@ -55,6 +55,9 @@ def card(record: dict, metrics: dict, facts: dict[str, str], to: str, file: str,
     lines += [""]
     lines += ["## Use", "", USE[to].format(file=file, stem=Path(file).stem, pipeline=pipeline), ""]
     lines += ["## Measured", "", *_measured(metrics), ""]
+    if "attack" in metrics:
+        said, how = metrics["attack"].get("headline"), str(metrics["attack"].get("command", ""))
+        lines += [f"Under attack: {_markdown_text(said)}. By {_code(how)}", ""]
     lines += ["## Licence", ""]
     lines += [
         f"This is a derivative of {_markdown_text(base)}: its licence holds for this too, and what it asks of derivatives.",

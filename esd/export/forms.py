@@ -81,10 +81,13 @@ def export(cfg: DictConfig, folder: Path, console: Console) -> None:
 
 
 def run_metrics(edit: str) -> dict:
-    """The metrics.json of the edit's run, if it is still with it."""
+    """The metrics.json of the edit's run, if it is still with it, and what an attack on it left there as "attack"."""
     path = Path(edit).expanduser()
-    path = (path if path.is_dir() else path.parent) / "metrics.json"
-    return read_json(path) if path.is_file() else {}
+    folder = path if path.is_dir() else path.parent
+    found = read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
+    if found and (folder / "attack.json").is_file():
+        found["attack"] = read_json(folder / "attack.json")
+    return found
 
 
 def write(cfg: DictConfig, model, edit, folder: Path, stem: str) -> tuple[str, dict[str, str]]:
