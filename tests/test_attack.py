@@ -343,7 +343,7 @@ BAD = {
     "edit=x rows=[other]": "rows=other is unknown: edit, never, check, kept",
     "edit=x images=nowhere": "images=nowhere is no folder",
     "edit=x attack.finetune.laptop.steps=[0]": "attack.finetune.steps=0 must be a whole number, 1 or more",
-    "edit=x attack.inversion.laptop.nonsense=1": "attack=inversion",
+    "edit=x +attack.inversion.laptop.nonsense=1": "attack=inversion: ",
 }
 
 
