@@ -121,3 +121,17 @@ def test_they_depend_on_all_weights_and_on_the_precision(tiny):
     assert changed["base"] == before["base"] and changed["others"] != before["others"] and set(before["others"]) == {
         "text_encoder", "vae",
     }  # fmt: skip
+
+
+def test_they_can_be_seen_and_cleared(tmp_path, monkeypatch, capsys):
+    from esd.cache.__main__ import main
+
+    BasePictures(tmp_path / "pictures").get(ROWS, OF, Painter())
+    (tmp_path / "pictures" / f"{0:024x}.0.safetensors").write_bytes(b"x")
+    monkeypatch.setattr("sys.argv", ["esd.cache", "--folder", str(tmp_path)])
+    main()
+    said = capsys.readouterr().out
+    assert "test 1" in said and "damaged" in said and "2 files" in said
+    monkeypatch.setattr("sys.argv", ["esd.cache", "clear", "--folder", str(tmp_path)])
+    main()
+    assert "removed 2 files" in capsys.readouterr().out and not list((tmp_path / "pictures").iterdir())

@@ -37,6 +37,7 @@ def make_sweep(folder):
         before = {"erased": rate_figure(48, 48), "erased_styled": rate_figure(47, 48), "kept": rate_figure(84, 84)}
         figures_of = {"base": before, "edit": after | {"kept_distance": mean_figure([0.1, 0.2])}}
         metrics = {"training_seconds": 9.5 + n, "protocol": "emoji-short", **figures_of, "record": record}
+        metrics["lost"] = [{"group": "lookalikes", "name": "fox", "base": [8, 8], "edit": [0, 8]}] if n == 2 else []
         (run / "metrics.json").write_text(json.dumps(metrics))
         Image.effect_noise((900, 260), 60).convert("RGB").save(run / "grid.png")
         lines = [f"0,{i},{1 / (i + 1 + n)},1" for i in range(0, 400, 10)]
@@ -58,6 +59,12 @@ def page(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     assert "3 runs, 2 failed" in done.stdout
     return folder / "report.html"
+
+
+def test_the_page_names_what_was_lost(page):
+    text = page.read_text(encoding="utf-8")
+    assert text.count("lost: fox (8 → 0 of 8)") == 1 and text.count('<td data-value="1">fox</td>') == 1
+    assert text.count('<td data-value="0"></td>') == 2
 
 
 def test_pareto_keeps_what_nothing_beats():

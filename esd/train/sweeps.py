@@ -90,15 +90,16 @@ def sweeper_params(hydra: DictConfig) -> list[str]:
 
 def print_table(folder: Path, console: Console) -> None:
     """A line for each run of the sweep that was judged: what it was asked for, and its figures."""
-    table = Table("run", "seen", "others right", "seconds", box=None, header_style="dim")
+    table = Table("run", "seen", "others right", "lost", "seconds", box=None, header_style="dim")
     files = sorted(folder.glob("*/metrics.json"), key=by_number)
     for run, metrics in ((file.parent, read_json(file)) for file in files):
         if "edit" in metrics:
             seen = [figure for group, figure in metrics["edit"].items() if group.startswith("erased")]
             seen = rate_figure(*(sum(figure[part] for figure in seen) for part in ("hits", "of")))
-            figures = (format_figure(figure) for figure in (seen, metrics["edit"]["kept"]))
+            lost = ", ".join(it["name"] for it in metrics.get("lost", []))
+            figures = (*(format_figure(figure) for figure in (seen, metrics["edit"]["kept"])), lost)
         else:
-            figures = ("not judged", "")
+            figures = ("not judged", "", "")
         table.add_row(escape(run.name), *figures, f"{metrics.get('training_seconds', 0):.0f}")
     if files:
         console.print(table)
