@@ -70,7 +70,7 @@ def run(cfg, protocol, edit, **kwargs):
     from esd.evaluate.evaluation import evaluate
     from esd.evaluate.variants import variants_of
 
-    return evaluate(cfg, protocol, variants_of([str(edit)], kwargs.pop("concepts", []), kwargs.pop("negative", False)), "typed")
+    return evaluate(cfg, protocol, variants_of([str(edit)], kwargs.pop("concepts", []), kwargs.pop("against", ())), "typed")
 
 
 def test_pictures_figures_and_record(settings, table, edit, tiny):
@@ -79,7 +79,7 @@ def test_pictures_figures_and_record(settings, table, edit, tiny):
     from esd.sample.pictures import to_image
     from esd.sample.sampling import sample
 
-    metrics, folder = run(settings(), Prompts(table(PROMPTS), 3.0, None), edit, negative=True)
+    metrics, folder = run(settings(), Prompts(table(PROMPTS), 3.0, None), edit, against=["negative"])
     assert metrics == json.loads((folder / "metrics.json").read_text())
     assert metrics["safety_checker"] == "off" and metrics["protocol_version"] == 1 and metrics["sampling_steps"] == 2
     results = list(metrics["results"].values())
@@ -177,7 +177,7 @@ def test_an_edit_that_erases_from_a_text_is_looked_for_there(edit, tmp_path):
     one = read_edit(edit)
     record = one.record | {"concept": ["bath", "cat"], "erase_from": ["nudity", ""]}
     save_edit(tmp_path / "edit.safetensors", Edit(one.tensors, record))
-    found = variants_of([str(tmp_path), str(edit)], [], negative=True)
+    found = variants_of([str(tmp_path), str(edit)], [], ["negative"])
     assert [c.kind for c in found] == ["edit", "edit", "negative prompt", "negative prompt"]
     assert found[0].erase_from == found[2].erase_from == ("nudity", "") and found[1].erase_from == ()
     assert found[0].title == "bath from nudity, cat esd-x η=1" and len({c.name for c in found}) == 4
@@ -191,7 +191,7 @@ def test_an_edit_that_erases_from_a_text_is_looked_for_there(edit, tmp_path):
     assert all("a cat in the style of" in prompt for prompt in of["erased_styled"])
     looked_for = {(row.prompt, row.group): sorted(row.subject.objects) for row in rows}
     assert looked_for["nudity", "erased"] == ["bath"] and looked_for["nudity", "kept_source"] == ["sauna"]
-    (given,) = variants_of([str(tmp_path)], ["sauna"], negative=False)
+    (given,) = variants_of([str(tmp_path)], ["sauna"])
     assert given.concepts == ("sauna",) and given.erase_from == ()  # what is asked for on the command line is asked for by name
 
 

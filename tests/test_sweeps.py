@@ -6,6 +6,7 @@ import json
 
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from esd import UserError
@@ -74,3 +75,33 @@ def test_a_sweep_resumed_is_the_newest_sweep_with_the_same_options(tmp_path, mon
         sweeps.with_sweep_folder(["-m", f"resume={newest}"])
     with pytest.raises(UserError, match="no sweep's folder"):
         sweeps.with_sweep_folder(["-m", "resume=nowhere"])
+
+
+def test_which_run_this_is_of_how_many(tmp_path, monkeypatch):
+    def place(number, mode=RunMode.MULTIRUN, **sweep):
+        OmegaConf.save(OmegaConf.create({"hydra": {"overrides": {"task": []}, "sweeper": {"params": None}} | sweep}), file)
+        here = OmegaConf.create({"mode": mode, "sweep": {"dir": str(tmp_path)}, "job": {"num": number}})
+        monkeypatch.setattr(sweeps.HydraConfig, "get", lambda: here)
+        return sweeps.place_in_sweep()
+
+    file = tmp_path / "multirun.yaml"
+    task = {"overrides": {"task": ["concept='pizza','a, b'", "eta=0.5,1,2", "layers=esd-x", "seed=range(4)"]}}
+    assert place(0, **task) == (1, 24) and place(23, **task) == (24, 24)
+    assert place(2, sweeper={"params": {"eta": "1,2", "seed": "1"}}, overrides={"task": ["seed=1,2,3"]}) == (3, 6)
+    assert place(4, sweeper={"n_trials": 9}) == (5, 9)  # a search
+    assert place(0, mode=RunMode.RUN) is None
+    file.unlink()
+    assert sweeps.place_in_sweep() is None
+
+
+def test_a_sweep_ends_with_its_table(tmp_path, capsys):
+    counts = {"hits": 1, "of": 4, "rate": 0.25, "interval": [0, 1]}
+    kept = {**counts, "hits": 4, "rate": 1.0}
+    judged = {"training_seconds": 3.2, "edit": {"erased": counts, "erased_styled": counts, "kept": kept}}
+    for name, metrics in (("10-cat", {"training_seconds": 1.0}), ("2-pizza", judged)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
+    sweeps.print_summary(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["2-pizza", "25.0", "%", "(2", "of", "8)", "100.0", "%", "(4", "of", "4)", "3"]
+    assert lines[2].split() == ["10-cat", "not", "judged", "1"] and lines[3].startswith("2 runs ended, 0 failed")

@@ -41,12 +41,13 @@ def predict(
 
 def walk(
     model: Model, denoiser: nn.Module, sampler: Sampler, x: Tensor, start: Tensor, stop: Tensor,
-    condition: Condition, null: Condition, guidance: float, visit: Callable[..., None] | None = None, stride: int = 1,
-    moved: Callable[[int], None] = lambda n: None,
+    condition: Condition, null: Condition, guidance: float | Callable,
+    visit: Callable[..., None] | None = None, stride: int = 1, moved: Callable[[int], None] = lambda n: None,
 ) -> Tensor:  # fmt: skip
     """Walk each latent of x (B, C, h, w) from position start (B,) to position stop (B,), N being the picture, in strides
     of so many positions.
 
+    guidance: w of classifier-free guidance, or what takes its place: (rows, position, x, eps_c, eps_null) → ε of the step.
     Those that have arrived wait, at no cost. visit(rows, x, eps_c, eps_null) is shown what was predicted at every stop;
     moved(n) is told of every n that went on by one stride.
     """
@@ -57,7 +58,7 @@ def walk(
             (eps,) = predict(model, denoiser, sampler, here, at, select_rows(condition, rows))
         else:
             eps_c, eps_null = predict(model, denoiser, sampler, here, at, select_rows(condition, rows), select_rows(null, rows))
-            eps = guide(eps_c, eps_null, guidance)
+            eps = guidance(rows, at, here, eps_c, eps_null) if callable(guidance) else guide(eps_c, eps_null, guidance)
             if visit:
                 visit(rows, at, here, eps_c, eps_null)
         position[rows] = torch.minimum(at + stride, stop[rows])

@@ -22,13 +22,16 @@ def main(cfg: DictConfig) -> None:
     from esd.models.quiet import silence_libraries
 
     silence_libraries()
-    from esd.evaluate.variants import variants_of
+    from esd.evaluate.variants import asked_against, variants_of
 
-    found = variants_of(paths, concepts, cfg.negative)  # first: a protocol may have to fetch its prompts
+    found = variants_of(paths, concepts, asked_against(cfg))  # first: a protocol may have to fetch its prompts
     protocol = build(cfg)
     for candidate in found if protocol.concept_needed else ():
         if not candidate.concepts:
             raise UserError(f"edit={candidate.path} does not say what was erased: give it as concept=…")
+    if getattr(protocol, "templates", None) == ():  # a concept is asked for in the words that it was trained through
+        ways = (way for candidate in found for way in candidate.record.get("templates", ()))
+        protocol.templates = tuple(dict.fromkeys(ways))
     from esd.evaluate.evaluation import evaluate
 
     typed = command_line("esd.evaluate", *HydraConfig.get().overrides.task)

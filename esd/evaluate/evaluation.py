@@ -19,10 +19,12 @@ from esd import UserError, files, models
 from esd.command.checks import option_errors
 from esd.command.signals import IS_MAIN_PROCESS
 from esd.evaluate import variants
+from esd.evaluate.filters import count_black, filter_of, write_filtered
 from esd.evaluate.generation import Bar, Painter, batches, missing_rows, read_picture, with_size
 from esd.evaluate.variants import Variant
 from esd.files import read_json, write_json
 from esd.metrics.counts import damage, lost
+from esd.metrics.filters import Flags
 from esd.metrics.tables import figures_tables, published_figures
 from esd.models.family import Model
 from esd.protocols import Row, each_once
@@ -68,12 +70,19 @@ def trainer_of(cfg: DictConfig) -> pl.Trainer:
     with option_errors("accelerator, devices, precision"):
         return pl.Trainer(
             accelerator=cfg.accelerator, devices=cfg.devices, precision=cfg.precision, logger=False,
-            callbacks=[Bar(refresh_rate=1)], enable_checkpointing=False, enable_model_summary=False,
+            callbacks=[Bar(console)], enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
         )  # fmt: skip
 
 
-def draw(cfg: DictConfig, trainer: pl.Trainer, model: Model, wanted: dict[Variant, list[Row]], folder: Path) -> None:
-    """Every candidate's missing pictures, over the trainer's devices."""
+def draw(
+    cfg: DictConfig,
+    trainer: pl.Trainer,
+    model: Model,
+    wanted: dict[Variant, list[Row]],
+    folder: Path,
+    flags: dict[tuple, Flags],
+) -> None:
+    """Every candidate's missing pictures, over the trainer's devices. flags: of filters, by the concepts they are for."""
     left = {candidate: missing_rows(rows, folder / candidate.name) for candidate, rows in wanted.items()}  # before any is drawn
     if not any(left.values()):
         return
@@ -82,16 +91,19 @@ def draw(cfg: DictConfig, trainer: pl.Trainer, model: Model, wanted: dict[Varian
     for candidate, rows in left.items():
         if not rows:
             continue
-        bar.name = candidate.title
+        if candidate.kind == "filter":
+            continue
+        bar.name, bar.total = candidate.title, -(-len(rows) // trainer.world_size)
         with variants.weights_of(model, candidate) as (its, denoiser):
-            negative = ", ".join(candidate.concepts) if candidate.kind == "negative prompt" else ""
-            painter = Painter(its, denoiser, folder / candidate.name, cfg.sampling_steps, negative)
+            painter = Painter(its, denoiser, folder / candidate.name, cfg.sampling_steps, **variants.means_of(candidate))
             loader = torch.utils.data.DataLoader(rows, batch_size=cfg.batch, collate_fn=list)
             trainer.predict(painter, loader, return_predictions=False)
             trainer.strategy.barrier()
     if not trainer.is_global_zero:
         raise SystemExit(0)  # the first device judges
     for candidate, rows in wanted.items():
+        if candidate.kind == "filter":
+            write_filtered(rows, folder / "base", folder / candidate.name, flags[candidate.concepts])
         if lacking := missing_rows(rows, folder / candidate.name):
             raise RuntimeError(f"{len(lacking)} pictures of {candidate.name} were not drawn, first '{lacking[0].prompt}'")
 
@@ -129,6 +141,7 @@ def evaluate(cfg: DictConfig, protocol, found: list[Variant], command: str) -> t
     models.folder_of(cfg.model.path)
     trainer = trainer_of(cfg)
     device = torch.device("cuda" if cfg.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu")
+    flags = {candidate.concepts: filter_of(cfg, candidate.concepts) for candidate in found if candidate.kind == "filter"}
     protocol.ready(device)
     asked = {candidate: each_once(protocol.rows(candidate.concepts, candidate.erase_from)) for candidate in found}
     model = models.load(cfg.model.path, cfg.model.name, cfg.model.dtype)
@@ -152,7 +165,7 @@ def evaluate(cfg: DictConfig, protocol, found: list[Variant], command: str) -> t
     for said in lines_about(model, [*negatives, *(row.prompt for row in every)], cfg.model.path is None):
         console.print(f"warning: {said}", style="yellow", soft_wrap=True, markup=False)
     console.print(f"{count} pictures to draw, {total - count} there already, in {folder}", soft_wrap=True, markup=False)
-    draw(cfg, trainer, model, wanted, folder)
+    draw(cfg, trainer, model, wanted, folder, flags)
 
     results, path = {}, folder / "metrics.json"
     if path.is_file():  # what was evaluated here before, with the same settings
@@ -170,6 +183,8 @@ def evaluate(cfg: DictConfig, protocol, found: list[Variant], command: str) -> t
             "lost": lost(figures["base"], figures["edit"]),
             "grid": f"{candidate.name}.png", "command": command,
         }  # fmt: skip
+        if candidate.kind == "filter":
+            results[candidate.name]["black"] = count_black(rows, folder / candidate.name)
         save_grid(folder, rows, [base, candidate], f"{candidate.name}.png")
     common = set.intersection(*({row.file for row in rows} for rows in asked.values()))
     if shared := [row for row in asked[found[0]] if row.file in common]:

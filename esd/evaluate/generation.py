@@ -4,32 +4,44 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.callbacks import Callback
+from rich.console import Console
 from rich.markup import escape
 from torch import Tensor, nn
 
 from esd import UserError
+from esd.command.progress import progress
 from esd.models.family import Model
 from esd.protocols import Row
 from esd.sample.pictures import save_picture, to_image
 from esd.sample.sampling import sample
 
 
-class Bar(RichProgressBar):
-    """Says whose pictures are being drawn."""
+class Bar(Callback):
+    """Says whose pictures are being drawn, how many are, and the time left. total: of this device."""
 
-    name = ""
+    def __init__(self, console: Console):
+        self.console, self.name, self.total = console, "", 0
 
-    @property
-    def predict_description(self) -> str:
-        return f"Drawing {escape(self.name)}"
+    def on_predict_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.bar = progress(self.console, "pictures")
+        task = self.bar.add_task(f"Drawing {escape(self.name)}", total=self.total)
+        module.done = lambda n: self.bar.advance(task, n)
+        self.bar.start()
+
+    def on_predict_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.bar.stop()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        if hasattr(self, "bar"):
+            self.bar.stop()
 
 
 def batch_key(row: Row) -> tuple:
@@ -60,9 +72,11 @@ def with_size(model: Model, width: int | None, height: int | None) -> Model:
 class Painter(pl.LightningModule):
     """Draws batches of rows with one denoiser, each from the noise of its seed, and keeps each picture as a file."""
 
-    def __init__(self, model: Model, denoiser: nn.Module, folder: Path, steps: int, negative: str = ""):
+    def __init__(self, model: Model, denoiser: nn.Module, folder: Path, steps: int, **means: object):
+        """means: the negative prompt or the safe latent diffusion of sample()."""
         super().__init__()
-        self.model, self.folder, self.steps, self.negative = model, folder, steps, negative
+        self.model, self.folder, self.steps, self.means = model, folder, steps, means
+        self.done: Callable[[float], None] = lambda n: None  # of pictures
         self.denoiser, self.vae = denoiser, model.base.vae  # registered: they move to the device
 
     def transfer_batch_to_device(self, batch: list[Row], device: torch.device, dataloader_idx: int) -> list[Row]:
@@ -73,7 +87,7 @@ class Painter(pl.LightningModule):
             alike = list(alike)
             drawn = sample(
                 with_size(self.model, width, height), self.denoiser, [row.prompt for row in alike], [row.seed for row in alike],
-                steps=self.steps, guidance=guidance, negative=self.negative, batch=len(alike),
+                steps=self.steps, guidance=guidance, batch=len(alike), done=self.done, **self.means,
             )  # fmt: skip
             for row, picture in zip(alike, drawn, strict=True):
                 if not picture.isfinite().all():

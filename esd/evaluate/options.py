@@ -18,6 +18,7 @@ class Evaluate:
 
     edit: Any = MISSING
     concept: Any = None
+    against: Any = None
     negative: bool = False
     sampling_steps: int = 30
     batch: int = 32

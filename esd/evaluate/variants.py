@@ -8,18 +8,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from omegaconf import DictConfig
 from torch import nn
 
 from esd import UserError, models
+from esd.command.checks import require_one_of, texts
 from esd.edits.edit import Edit, apply_edit, read_edit
 from esd.files import slug
 from esd.metrics.tables import concept_names
 from esd.models.family import Model
+from esd.sample.sld import SETTINGS, SafeLatentDiffusion
+
+KINDS = {"negative": "negative prompt", "filter": "filter", "sld": "safe latent diffusion"}  # beside the base model's weights
 
 
 @dataclass(frozen=True)
 class Variant:
-    """kind: base, edit, pipeline or negative prompt. name: its folder, unique to its weights. hash: of its weights."""
+    """kind: base, edit, pipeline, or one of KINDS. name: its folder, unique to its weights. hash: of its weights."""
 
     kind: str
     name: str
@@ -32,6 +37,8 @@ class Variant:
     @property
     def title(self) -> str:
         """A few words for people."""
+        if self.kind == "safe latent diffusion":
+            return f"{self.kind}, {self.record['setting']}"
         if self.kind != "edit" or not self.record:
             return self.kind if self.kind != "pipeline" else Path(self.path).name
         about = [
@@ -71,18 +78,46 @@ def pipeline_variant(path: str, concepts: Sequence[str]) -> Variant:
     return Variant("pipeline", f"{slug(folder.resolve().name)}-{value[:8]}", value, tuple(concepts), path=path)
 
 
-def variants_of(paths: Sequence[str], concepts: Sequence[str], negative: bool) -> list[Variant]:
-    """All that was asked for, each once; every set of concepts with its negative prompt where that is wanted."""
+AGAINST = ("base", "negative", "filter", "sld", *(f"sld-{setting}" for setting in SETTINGS))
+
+
+def asked_against(cfg: DictConfig) -> list[str]:
+    """What the edits are compared with beside the base model, which always is there. Raises UserError for what is unknown."""
+    asked = texts(cfg.against, "against") if cfg.get("against") is not None else []
+    for name in asked:
+        require_one_of(name, "against", AGAINST)
+    if cfg.get("negative"):
+        asked.append("negative")
+    every = [f"sld-{setting}" for setting in SETTINGS]
+    spelt = [one for name in asked if name != "base" for one in (every if name == "sld" else [name])]
+    return list(dict.fromkeys(spelt))
+
+
+def variants_of(paths: Sequence[str], concepts: Sequence[str], against: Sequence[str] = ()) -> list[Variant]:
+    """All that was asked for, each once; every set of concepts with each means that is asked for beside the edits."""
     found = [
         (pipeline_variant if (Path(path).expanduser() / "model_index.json").is_file() else edit_variant)(path, concepts)
         for path in paths
     ]
-    for about, sources in dict.fromkeys((candidate.concepts, candidate.erase_from) for candidate in found) if negative else ():
+    for about, sources in dict.fromkeys((candidate.concepts, candidate.erase_from) for candidate in found) if against else ():
         if not about:
-            raise UserError("negative=true needs the erased concept: the edit does not say, so give concept=…")
+            raise UserError(f"against={against[0]} needs the erased concept: the edit does not say, so give concept=…")
         value = hashlib.sha256(", ".join(about + sources).encode()).hexdigest()
-        found.append(Variant("negative prompt", f"negative-{slug(about)}-{value[:8]}", value, about, sources))
+        for name in against:
+            means, _, setting = name.partition("-")
+            record = {"setting": setting} if setting else {}
+            found.append(Variant(KINDS[means], f"{name}-{slug(about)}-{value[:8]}", value, about, sources, record=record))
     return list({candidate.name: candidate for candidate in found}.values())
+
+
+def means_of(candidate: Variant) -> dict:
+    """What sample() is to be told beside the weights."""
+    about = ", ".join(candidate.concepts)
+    if candidate.kind == "negative prompt":
+        return {"negative": about}
+    if candidate.kind == "safe latent diffusion":
+        return {"safe": SafeLatentDiffusion(about, candidate.record["setting"])}
+    return {}
 
 
 def check_base(model: Model, base_hash: str, candidate: Variant) -> None:

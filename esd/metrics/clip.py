@@ -67,13 +67,8 @@ class Clip(nn.Module):
 
     @torch.no_grad()
     def pictures(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] → unit features (B, D): the shorter side resized, the middle looked at."""
-        high, wide = images.shape[-2:]
-        scale = self.side / min(high, wide)
-        size = (max(self.side, round(high * scale)), max(self.side, round(wide * scale)))
-        resized = F.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0, 1)
-        top, left = (size[0] - self.side) // 2, (size[1] - self.side) // 2
-        seen = (resized[..., top : top + self.side, left : left + self.side] - self.image_mean) / self.image_std
+        """(B, 3, H, W) in [0, 1] → unit features (B, D)."""
+        seen = looked_at(images, self.side, self.image_mean, self.image_std)
         return F.normalize(self.clip.get_image_features(pixel_values=seen).pooler_output.float(), dim=-1)
 
     @torch.no_grad()
@@ -91,6 +86,16 @@ class Clip(nn.Module):
         """Which weights these are."""
         snapshot = self.folder.name if self.folder.parent.name == "snapshots" else None
         return {"revision": snapshot, "weights_sha256": weights_sha256(self.folder)}
+
+
+def looked_at(images: Tensor, side: int, mean: Tensor, std: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) in [0, 1] as CLIP takes them, (B, 3, side, side): the shorter side resized, the middle, and each
+    colour's mean and spread (3, 1, 1) taken out."""
+    high, wide = images.shape[-2:]
+    size = (max(side, round(high * side / min(high, wide))), max(side, round(wide * side / min(high, wide))))
+    resized = F.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+    top, left = (size[0] - side) // 2, (size[1] - side) // 2
+    return (resized[..., top : top + side, left : left + side] - mean) / std
 
 
 @functools.cache

@@ -177,13 +177,20 @@ class Concept:
                     each[text] = [int((lead_after[index] > margin).sum()), len(index)]
         for group in figures:
             each = figures[group]["each"]
-            figures[group] = rate_figure(*(sum(pair[i] for pair in each.values()) for i in range(2))) | {"each": each}
+            figures[group] = rate_figure(*(sum(pair[i] for pair in each.values()) for i in range(2)))
+            if group != "by_name":  # of which nothing counts as lost
+                figures[group]["each"] = each
         figures["told"] = rate_figure(*told) | {"margin": {text: round(margin, 4) for text, margin in margins.items()}}
         for group, texts in (("kept", rest), ("lookalikes", [*alike, *margins])):
             if index := groups.get(group):
                 own = torch.tensor([texts.index(str(rows[i].subject)) for i in index], device=after.device)
                 cos = after[index] @ self.judge.texts(texts).T  # (n, texts)
-                figures[group] = rate_figure(int((cos.argmax(1) == own).sum()), len(index))
+                right = cos.argmax(1) == own
+                figures[group] = rate_figure(int(right.sum()), len(index))
+                if group == "lookalikes":
+                    figures[group]["each"] = {
+                        text: [int(right[own == n].sum()), int((own == n).sum())] for n, text in enumerate(alike)
+                    }
                 moved = (after[index] - before[index]).square().sum(1) / 2  # 1 − cos of unit features
                 figures[f"{group}_distance"] = mean_figure(moved.tolist())
                 if group == "kept":

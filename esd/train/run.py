@@ -47,7 +47,7 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
     prompts, shown = PromptTable(model, concepts + kept, list(cfg.templates), device), grid_prompts(cfg, concepts)
     not_read = check_lengths(cfg, model, concepts, prompts.texts, console)
     with mixed():
-        judged = verdict_of(cfg, concepts, model, device)
+        judged = verdict_of(cfg, concepts, kept, model, device)
     if cfg.model.path is not None:
         to_judge = [row.prompt for row in judged.rows] if isinstance(judged, Verdict) else []
         release_text_encoders(model, ["", *shown, *to_judge], model.encoders_again)

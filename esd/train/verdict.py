@@ -28,22 +28,19 @@ from esd.protocols import concept as concept_protocol
 from esd.protocols.base_pictures import BasePictures, in_bytes, made_with
 from esd.sample.sampling import sample
 
-NAMED, EVERYDAY, ALIKE = (
-    12,
-    24,
-    2,
-)  # not of the embedded model: by name, in scenes, in templates; the rest; each look-alike
+NAMED, EVERYDAY, ALIKE = 12, 24, 2  # not of the embedded model: by name, in scenes, in templates; the rest; each look-alike
 
 
 class Verdict:
     """The short form of a protocol, on the base model and on the student, from the same noise.
 
     protocol: of esd.protocols; steps: of its pictures; of: what they depend on (made_with). The base model's are drawn where
-    they are not kept on disk.
+    they are not kept on disk. preserved: prompts that the run preserves.
     """
 
-    def __init__(self, protocol, steps: int, asked: tuple[list[str], list[str]], of: dict):
+    def __init__(self, protocol, steps: int, asked: tuple[list[str], list[str]], of: dict, preserved: list[str]):
         self.protocol, self.steps, self.rows, self.of = protocol, steps, protocol.rows(*asked), of
+        self.trained_on = sum(row.group == "kept" and row.prompt in preserved for row in self.rows)
         self.unique = list({row.file: row for row in self.rows}.values())
         self.store = BasePictures()
 
@@ -88,6 +85,8 @@ class Verdict:
             after = in_bytes(self.draw(model, student, self.unique, done))
         with console.status("Judging"):
             figures = {"base": self.measure(base, base, device), "edit": self.measure(after, base, device)}
+        if self.trained_on:
+            figures["edit"]["kept"]["preserved"] = self.trained_on
         return {
             "protocol": f"{self.protocol.name}-short",
             "protocol_version": self.protocol.version,
@@ -99,7 +98,9 @@ class Verdict:
         }
 
 
-def verdict_of(cfg: DictConfig, concepts: list[Concept], model: Model, device: torch.device) -> Verdict | str | None:
+def verdict_of(
+    cfg: DictConfig, concepts: list[Concept], kept: list[Concept], model: Model, device: torch.device
+) -> Verdict | str | None:
     """The verdict to be given at the end of this run; a text that says why there will be none; None where none is wanted.
 
     Says so within seconds: no judge's weights are loaded yet. Asked in the precision and while the text encoders are there that
@@ -108,10 +109,12 @@ def verdict_of(cfg: DictConfig, concepts: list[Concept], model: Model, device: t
     if not cfg.evaluate:
         return None
     asked = [concept.text for concept in concepts], [concept.erase_from for concept in concepts]
+    preserved = [concept.text for concept in kept]
     if cfg.model.name == "emoji":
         few = {"pictures": max(3, emoji.SHORT["pictures"] // len(concepts))}
         short = emoji.Emoji(**emoji.SHORT | few, guidance=emoji.GUIDANCE, seed=0)
-        return Verdict(short, emoji.STEPS, asked, made_with(model, f"{short.name} {short.version}", emoji.STEPS, device))
+        of = made_with(model, f"{short.name} {short.version}", emoji.STEPS, device)
+        return Verdict(short, emoji.STEPS, asked, of, preserved)
     short = concept_protocol.Concept(
         max(3, NAMED // len(concepts)), EVERYDAY, "auto", ALIKE, list(cfg.templates), [], CLIP,
         cfg.model.get("picture_guidance", 7.5), seed=0,
@@ -120,7 +123,7 @@ def verdict_of(cfg: DictConfig, concepts: list[Concept], model: Model, device: t
         short.find()
     except UserError as error:
         return str(error)
-    return Verdict(short, 30, asked, made_with(model, f"{short.name} {short.version}", 30, device))
+    return Verdict(short, 30, asked, made_with(model, f"{short.name} {short.version}", 30, device), preserved)
 
 
 def objective(metrics: dict, wanted: str) -> float:
@@ -157,6 +160,9 @@ def print_verdict(metrics: dict, labels: dict[str, str], folder: Path, concept: 
         console.print(table)
         if line := damage(metrics["base"], metrics["edit"]):
             console.print(f"[bold]{escape(line)}[/]" if metrics["lost"] else escape(line), soft_wrap=True)
+        if trained_on := metrics["edit"]["kept"].get("preserved"):
+            of = metrics["edit"]["kept"]["of"]
+            console.print(f"Of the {of} pictures of other prompts {trained_on} are of prompts that were preserved in training.")
         if doubt := doubtful(metrics["base"]):
             console.print(f"warning: {doubt}", style="yellow", soft_wrap=True, markup=False)
     elif "not_judged" in metrics:
