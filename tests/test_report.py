@@ -16,8 +16,10 @@ import urllib.request
 import pytest
 from PIL import Image
 
+from esd.command.entry import CONF
 from esd.metrics.counts import mean_figure, rate_figure
 from esd.report import charts
+from esd.report import page as pages
 
 
 def make_sweep(folder):
@@ -110,6 +112,37 @@ def test_the_page_is_whole_and_safe(page):
     assert "41.7 % (40 of 96)" not in text and "58.3 % (56 of 96)" not in text and "erased 16.7 % (16 of 96)" in text
 
 
+def test_the_title_says_what_in_words_and_when(tmp_path):
+    runs, _ = pages.collect([str(make_sweep(tmp_path / "2026-01-03"))])
+    assert pages.title_of(runs) == "pizza and <b>cat</b> & co erased, over η and layers, 3 January 2026"
+    assert pages.title_of(runs[:1]) == "pizza erased, 3 January 2026"
+    assert pages.title_of([]) == "Nothing erased"
+
+
+def test_the_chart_holds_the_base_model_and_every_whisker(tmp_path):
+    runs, _ = pages.collect([str(make_sweep(tmp_path))])
+    chart = pages.scatter(runs)
+    (base,) = chart["bases"]
+    across, up = (charts.LEFT, charts.WIDTH - charts.RIGHT), (charts.TOP, charts.HEIGHT - charts.BOTTOM)
+    for point in chart["points"]:
+        assert base["x"] < point["x"] and base["y"] <= point["y"]  # nothing is gone of it, and all is right
+        assert all(across[0] <= x <= across[1] for x in point["wide"]) and all(up[0] <= y <= up[1] for y in point["high"])
+        assert point["wide"][0] < point["wide"][1] and point["high"][0] > point["high"][1]
+    assert across[0] <= base["x"] <= across[1] and up[0] <= base["y"] <= up[1]
+
+
+def test_a_rule_has_one_colour_on_every_page_and_a_negative_prompt_its_name(tmp_path):
+    runs, _ = pages.collect([str(make_sweep(tmp_path))])
+    every, some = pages.series_of(runs), pages.series_of([run for run in runs if run.layers == "esd-u"])
+    assert some["esd-u"] == every["esd-u"] != every["esd-x"] and max(every.values()) < len(pages.RULES)
+    result = {
+        "kind": "negative prompt", "concept": ["pizza"], "record": {}, "base": {}, "edit": {}, "grid": "n.png", "command": "",
+    }  # fmt: skip
+    (run,) = pages.lines_of({"results": {"negative-pizza": result}, "protocol": "emoji"}, tmp_path)
+    assert run.layers == "negative prompt" and run.concept == "pizza" and pages.series_of([run]).keys() == {"negative prompt"}
+    assert {path.stem for path in (CONF / "layers").glob("*.yaml")} <= set(pages.RULES)
+
+
 def test_bad_folders_are_told_in_one_line(tmp_path):
     (tmp_path / "metrics.json").write_text("{")
     for folder, words in ((tmp_path / "gone", "is no folder"), (tmp_path, "is damaged")):
@@ -186,11 +219,15 @@ def test_in_a_real_browser(page, browser):
     assert errors == []
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_the_screen_in_light_and_dark(page, browser, width, scheme, tmp_path):
     browser.post("/url", {"url": page.as_uri()})
     browser.picture(tmp_path / f"{width}-{scheme}.png", width, scheme)
-    assert browser.run("return document.documentElement.scrollWidth") <= width  # only the table scrolls sideways
+    assert browser.run("return document.documentElement.scrollWidth") <= width  # on a phone a line of the table is a card
     red = int(browser.run("return getComputedStyle(document.body).backgroundColor").split("(")[1].split(",")[0])
     assert (red > 200) == (scheme == "light")
+    ends = "return Math.max(...[...document.querySelectorAll('td, th, img, code')].map(e => e.getBoundingClientRect().right))"
+    assert width > 600 or browser.run(ends) <= width
+    browser.run("document.querySelector('.large').click()")
+    assert browser.run("return document.querySelector('dialog').open && document.querySelectorAll('dialog img').length") == 1

@@ -7,8 +7,10 @@ import contextlib
 import csv
 import io
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 
 import yaml
@@ -33,6 +35,19 @@ HEADINGS = {
 }  # fmt: skip
 
 
+def gone_in(figures: dict) -> dict | None:
+    """How often the concept was not seen, of all the times it was asked for, by name and in styles."""
+    asked = [figures[name] for name in ("erased", "erased_styled", "erased_words") if "hits" in figures.get(name, {})]
+    of = sum(figure["of"] for figure in asked)
+    return rate_figure(of - sum(figure["hits"] for figure in asked), of) if of else None
+
+
+def kept_in(figures: dict) -> dict | None:
+    """How often the other objects were right."""
+    figure = figures.get("kept", {})
+    return figure if figure.get("of") and "hits" in figure else None
+
+
 @dataclass
 class Run:
     """One line of the table: a training run with its verdict, or an edit with its evaluation."""
@@ -40,7 +55,7 @@ class Run:
     folder: Path
     concept: str
     eta: float | None
-    layers: str
+    layers: str  # the rule; of what is no edit what it is: negative prompt, pipeline
     source: str
     seconds: float | None
     protocol: str
@@ -53,15 +68,11 @@ class Run:
 
     @property
     def gone(self) -> dict | None:
-        """How often the concept was not seen, of all the times it was asked for, by name and in styles."""
-        asked = [self.after[name] for name in ("erased", "erased_styled", "erased_words") if "hits" in self.after.get(name, {})]
-        of = sum(figure["of"] for figure in asked)
-        return rate_figure(of - sum(figure["hits"] for figure in asked), of) if of else None
+        return gone_in(self.after)
 
     @property
     def kept(self) -> dict | None:
-        figure = self.after.get("kept", {})
-        return figure if figure.get("of") and "hits" in figure else None
+        return kept_in(self.after)
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,7 @@ class Failed:
     command: str
 
 
-def of_record(folder: Path, record: dict, metrics: dict, **more) -> Run:
+def of_record(folder: Path, record: dict, metrics: dict, kind: str = "edit", **more) -> Run:
     wanted = ("steps", "batch", "lr", "seed", *(("preserve", "preserve_weight") if record.get("preserve") else ()))
     facts = {key: record[key] for key in wanted if key in record}
     for figure in (*metrics.get("base", {}).values(), *metrics.get("edit", {}).values()):
@@ -79,7 +90,7 @@ def of_record(folder: Path, record: dict, metrics: dict, **more) -> Run:
     format_lost(metrics.get("lost", []))
     source = record.get("trajectories", "")
     return Run(
-        folder=folder, eta=record.get("eta"), layers=record.get("layers", ""), facts=facts,
+        folder=folder, eta=record.get("eta"), layers=record.get("layers", "") if kind == "edit" else kind, facts=facts,
         source=source.get("name", "") if isinstance(source, dict) else str(source),
         before=metrics.get("base", {}), after=metrics.get("edit", {}), lost=metrics.get("lost", []), **more,
     )  # fmt: skip
@@ -97,11 +108,9 @@ def runs_in(file: Path) -> Iterator[Run]:
 def lines_of(metrics: dict, folder: Path) -> Iterator[Run]:
     if "results" in metrics:
         for name, result in metrics["results"].items():
-            concept = concept_names(result["concept"], result.get("erase_from", [])) + (
-                "" if result["kind"] == "edit" else f" ({result['kind']})"
-            )
+            concept = concept_names(result["concept"], result.get("erase_from", []))
             yield of_record(
-                folder / Path(name).name, result["record"], result, concept=concept, seconds=None,
+                folder / Path(name).name, result["record"], result, concept=concept, seconds=None, kind=result["kind"],
                 protocol=metrics["protocol"], command=result["command"], grid=folder / Path(result["grid"]).name,
             )  # fmt: skip
     elif "record" in metrics:
@@ -164,40 +173,85 @@ def curves_of(run: Run) -> dict[str, list[tuple[float, float]]]:
 
 
 def data_uri(picture: Path) -> str:
-    """The picture as a data URI, in WebP, which is a fifth of the PNG; nothing where there is none that can be read."""
+    """The picture as a data URI, in WebP, which is a fifth of the PNG; nothing where there is none that can be read.
+
+    What is transparent stays so: a grid's margins are the page's, in the light and in the dark.
+    """
     buffer = io.BytesIO()
     try:
-        Image.open(picture).convert("RGB").save(buffer, "WEBP", quality=82, method=4)
+        Image.open(picture).convert("RGBA").save(buffer, "WEBP", quality=82, method=4)
     except (OSError, Image.DecompressionBombError):
         return ""
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+RULES = (  # in the order of their colours, which are the same on every page
+    "esd-x", "esd-u", "noxattn", "negative prompt", "esd-x-strict", "esd-all", "selfattn", "full", "notime", "pipeline",
+    "xlayer", "selflayer",
+)  # fmt: skip
+
+
 def series_of(runs: list[Run]) -> dict[str, int]:
-    """Layers → the number of its colour and mark."""
-    return {name: i % 6 for i, name in enumerate(dict.fromkeys(run.layers for run in runs))}
+    """Layers → the number of its colour: a rule's own; of rules that are not ours one that their name gives."""
+    return {
+        name: RULES.index(name) if name in RULES else zlib.crc32(name.encode()) % len(RULES)
+        for name in dict.fromkeys(run.layers for run in runs)
+    }
+
+
+AXES = {"η": "eta", "layers": "layers", "steps": "steps", "lr": "lr", "batch": "batch", "preserve weight": "preserve_weight",
+        "source of x_t": "source", "seed": "seed"}  # fmt: skip
+
+
+def title_of(runs: list[Run]) -> str:
+    """What the page is about, in words: "pizza and cat erased, over η and layers, 25 November 2026"."""
+    if not runs:
+        return "Nothing erased"
+    concepts = list(dict.fromkeys(run.concept or "a concept" for run in runs))
+    named = in_words(concepts if len(concepts) <= 4 else [*concepts[:3], f"{len(concepts) - 3} more"])
+    varied = [name for name, key in AXES.items() if len({str(getattr(run, key, run.facts.get(key))) for run in runs}) > 1]
+    days = sorted({day for run in runs if (day := day_of(run.folder))})
+    when = [f"{day.day} {day:%B %Y}" for day in dict.fromkeys((days[0], days[-1]))] if days else []
+    over = [f"over {in_words(varied)}"] if varied else []
+    return ", ".join([f"{named} erased", *over, *([" to ".join(when)] if when else [])])
+
+
+def in_words(parts: list[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def day_of(folder: Path) -> date | None:
+    """The day in the folder's path; where there is none, that of its figures."""
+    for part in reversed(folder.absolute().parts):
+        with contextlib.suppress(ValueError):
+            return date.fromisoformat(part)
+    files = [file for file in (folder / "metrics.json", folder.parent / "metrics.json") if file.is_file()]
+    return date.fromtimestamp(files[0].stat().st_mtime) if files else None
 
 
 def scatter(runs: list[Run]) -> dict | None:
-    """Erased against kept, with whiskers and the line of the runs that no other beats in both."""
+    """Erased against kept, with whiskers, the line of the runs that no other beats in both, and the base model."""
     runs = [(i, run) for i, run in enumerate(runs) if run.gone and run.kept]
     if len(runs) < 2:
         return None
     values = [(run.gone["rate"], run.kept["rate"]) for _, run in runs]
-    x, y = charts.axes([value for value, _ in values], [value for _, value in values])
+    bases = {(gone["rate"], kept["rate"]) for _, run in runs if (gone := gone_in(run.before)) and (kept := kept_in(run.before))}
+    ends = [[end for _, run in runs for end in getattr(run, name)["interval"]] for name in ("gone", "kept")]
+    x, y = charts.axes([*ends[0], *(gone for gone, _ in bases)], [*ends[1], *(kept for _, kept in bases)])
     front = charts.pareto(values)
     points = [
         {
             "run": i, "x": x.at(gone), "y": y.at(kept), "on": n in front, "layers": run.layers,
-            "wide": [max(charts.LEFT, x.at(run.gone["interval"][0])), min(charts.WIDTH, x.at(run.gone["interval"][1]))],
-            "high": [min(charts.HEIGHT - charts.BOTTOM, y.at(run.kept["interval"][0])), max(0, y.at(run.kept["interval"][1]))],
+            "wide": [x.at(end) for end in run.gone["interval"]], "high": [y.at(end) for end in run.kept["interval"]],
             "title": f"{run.concept}, {run.layers}, η = {run.eta}: erased {format_figure(run.gone)}, "
             f"kept {format_figure(run.kept)}",
         }
         for n, ((i, run), (gone, kept)) in enumerate(zip(runs, values, strict=True))
     ]  # fmt: skip
     line = charts.path([(points[n]["x"], points[n]["y"]) for n in front])
-    return {"points": points, "line": line, "x": ticks(x, 100, " %"), "y": ticks(y, 100, " %")}
+    marks = [{"x": x.at(gone), "y": y.at(kept), "title": f"base model: not seen {100 * gone:.1f} %, right {100 * kept:.1f} %"}
+             for gone, kept in sorted(bases)]  # fmt: skip
+    return {"points": points, "bases": marks, "line": line, "x": ticks(x, 100, " %"), "y": ticks(y, 100, " %")}
 
 
 def ticks(axis: charts.Axis, factor: float = 1, unit: str = "") -> list[tuple[float, str]]:
@@ -233,7 +287,7 @@ def sections_of(runs: list[Run]) -> list[dict]:
     return made
 
 
-def page(runs: list[Run], failed: list[Failed], title: str) -> str:
+def page(runs: list[Run], failed: list[Failed], folder: str) -> str:
     """The page as text; everything it shows is inside it."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -241,6 +295,6 @@ def page(runs: list[Run], failed: list[Failed], title: str) -> str:
         "shown": format_figure, "spread": format_interval, "number": figure_value, "named": format_lost, "embedded": data_uri,
     }  # fmt: skip
     return environment.get_template("report.html.j2").render(
-        title=title, sections=sections_of(runs), failed=failed, count=len(runs), curves=curve_charts(runs),
-        series=series_of(runs), headings=HEADINGS, chart=charts,
+        title=title_of(runs), folder=folder, colours=len(RULES), sections=sections_of(runs), failed=failed, count=len(runs),
+        curves=curve_charts(runs), series=series_of(runs), headings=HEADINGS, chart=charts,
     )  # fmt: skip

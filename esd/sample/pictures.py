@@ -14,7 +14,7 @@ from esd.sample.fonts import drawable
 
 MARGIN, CAPTION, SIDE, TEXT = 6, 34, 64, 10  # pixels: between pictures, above a column, left of a row, of letters
 SCREEN = (1280, 900)  # a small laptop's, in pixels: what a grid is to fit
-BACK, INK, FAINT = "#ffffff", "#1a1a1a", "#666666"
+BACK, INK = "#00000000", "#7a7a7a"  # of a page: it has none of its own, and letters that are read on white and on black
 
 
 def to_image(picture: Tensor, size: int | None = None) -> Image.Image:
@@ -72,23 +72,23 @@ def grid(
     step, band = width + MARGIN, CAPTION + (width + MARGIN) * len(rows)
     across = columns_that_fit(len(captions), band, step, together)
     bands = -(-len(captions) // across)
-    page = Image.new("RGB", (SIDE + step * across + MARGIN, band * bands + MARGIN), BACK)
+    page = Image.new("RGBA", (SIDE + step * across + MARGIN, band * bands + MARGIN), BACK)
     pen = ImageDraw.Draw(page)
 
-    def write(at: tuple[float, float], text: str, width: int, lines: int, ink: str, anchor: str) -> None:
+    def write(at: tuple[float, float], text: str, width: int, lines: int, anchor: str) -> None:
         font, text = drawable(text, TEXT)
         align = "center" if anchor == "md" else "left"
-        pen.multiline_text(at, wrap_text(text, font, width, lines), ink, font, anchor, align=align, spacing=2)
+        pen.multiline_text(at, wrap_text(text, font, width, lines), INK, font, anchor, align=align, spacing=2)
 
     for j, caption in enumerate(captions):
         x, top = SIDE + j % across * step, j // across * band
-        write((x + width / 2, top + CAPTION - 4), caption, width, 2, INK, "md")
+        write((x + width / 2, top + CAPTION - 4), caption, width, 2, "md")
         for i, row in enumerate(rows):
             image = to_image(row[j], width)
             page.paste(image if image.width == width else image.resize((width, width)), (x, top + CAPTION + i * step))
     for n in range(bands):
         for i, label in enumerate(labels):
-            write((8, n * band + CAPTION + i * step + width / 2), label, SIDE - 12, 5, FAINT, "lm")
+            write((8, n * band + CAPTION + i * step + width / 2), label, SIDE - 12, 5, "lm")
     return page
 
 
