@@ -17,6 +17,10 @@ from omegaconf import ListConfig
 
 from esd import UserError
 
+# In the checkout conf/ stands beside the package, in the wheel it lies inside.
+PACKAGE = Path(__file__).parent
+CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
+
 
 def remove_unused_folders() -> None:
     """Of the folders that were made fresh and never used, those that hold only what Hydra notes down by itself."""

@@ -3,12 +3,10 @@
 import pytest
 import torch
 from families import built
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from esd import UserError
-from esd.command.entry import CONF
-from esd.erasing.layers import LayerRule, select_parameters, student_of
+from esd.erasing.layers import select_parameters, student_of
+from esd.erasing.layers import shipped_rule as rule
 from esd.models.sizes import sd14_unet, sdxl_unet
 
 SD14_TABLE = {  # rule: tensors, parameters (DESIGN.md, section 2)
@@ -21,11 +19,6 @@ SDXL_TABLE = {
     "noxattn": (1322, 2_019_730_560), "selfattn": (350, 409_683_200), "esd-all": (1168, 2_566_875_524),
     "full": (1680, 2_567_463_684), "notime": (1672, 2_565_400_960),
 }  # fmt: skip
-
-
-def rule(name: str) -> LayerRule:
-    with initialize_config_dir(str(CONF / "layers"), version_base="1.3"):
-        return LayerRule(**OmegaConf.to_container(compose(name)))
 
 
 def counts(denoiser, name: str) -> tuple[int, int]:

@@ -41,14 +41,14 @@ def erasing(folder, name, dtype="fp32", layers="esd-x", rank=RANK, alpha=ALPHA, 
     """(module, teacher, student, names) of a run with LoRA."""
     from esd.erasing.erasure import Erasure
     from esd.erasing.prompts import PromptTable
-    from esd.erasing.trajectories import Pool
+    from esd.erasing.trajectories import Denoisers, Pool
 
     model = models.load(str(folder), name, "fp32" if dtype == "fp32" else "auto")
     names = select_parameters(model.denoiser, rule(layers))
     student, trained = lora.lora_student_of(model.denoiser, names, rank, alpha, seed, layers)
     precision.store(model.base, model.denoiser, dtype)
     sampler, prompts = model.sampler(8), PromptTable(model, [Concept("a pizza")], ["{}"])
-    source = Pool(model, sampler, prompts, 3.0, model.denoiser, student, walker="student")
+    source = Pool(walker="student").begin(Denoisers(model, sampler, prompts, 3.0, model.denoiser, student))
     module = Erasure(
         model, student, trained, prompts, sampler, source,
         lambda p: torch.optim.Adam(p, 1e-2), lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0),

@@ -17,7 +17,7 @@ ROOMS = {  # from the ground up: a room may import those named beside it, and on
     "models": "__init__ files",
     "edits": "__init__ files models",
     "erasing": "__init__ files models edits",
-    "command": "__init__ files",
+    "command": "__init__ files models erasing",
     "metrics": "__init__ files emoji models",
     "sample": f"__init__ files emoji command {METHOD}",
     "protocols": "__init__ files command models erasing emoji metrics sample",

@@ -5,8 +5,8 @@ import torch
 from diffusers import DDIMScheduler
 from tiny import parts, trained_for
 
+from esd.erasing.cache import Cache
 from esd.erasing.concepts import Concept, Draws
-from esd.erasing.trajectories import Cache, WalkingSource
 from esd.erasing.walk_store import WalkStore, noise_seeds
 
 
@@ -109,8 +109,7 @@ def store(folder, **kwargs):
 
 def walks_of(model, concept=None):
     module, *_ = parts(model, [concept or Concept("pizza")])
-    t = module.trajectories
-    return WalkingSource(t.model, t.sampler, t.prompts, 3.0, t.teacher, t.student), module
+    return module.trajectories.denoisers, module
 
 
 def test_the_cache_holds_the_frozen_models_walks(tiny, tmp_path):
@@ -146,11 +145,12 @@ def test_the_cache_is_read_again_and_keyed_by_what_it_depends_on(tiny, tmp_path)
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_walks_of_any_precision_are_trained_on_in_mixed_precision(tiny, tmp_path, dtype):
-    source, module = walks_of(tiny)
+    source, _ = walks_of(tiny)
     kept = store(tmp_path, dtype=dtype).get(source, 0, 0, lambda n: None)
     draw = draws(walks=3).at(0)
+    cache = Cache(walks=3, dtype=str(dtype).removeprefix("torch."), folder=tmp_path).begin(source)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):  # which stacks no float16 on a processor
-        examples = Cache([[kept]], module.prompts).examples(draw)
+        examples = cache.examples(draw)
     for tensor, whole in zip(examples, kept, strict=True):
         assert tensor.dtype == torch.float32 and torch.equal(tensor, whole[draw.noise, draw.position].float())
 

@@ -45,14 +45,14 @@ def parts(model, concepts, *, source="student", walker="frozen", templates=("{}"
 
     from esd.erasing.erasure import Erasure
     from esd.erasing.prompts import PromptTable
-    from esd.erasing.trajectories import Pool, StudentWalks
+    from esd.erasing.trajectories import Denoisers, Pool, StudentWalks
 
     trained = select_parameters(model.denoiser, LayerRule("test", include=list(include)))
     student = student_of(model.denoiser, trained)
     sampler = model.sampler(steps)
     prompts = PromptTable(model, list(concepts), list(templates))
     shared = (model, sampler, prompts, 3.0, model.denoiser, student)
-    trajectories = StudentWalks(*shared) if source == "student" else Pool(*shared, walker=walker)
+    trajectories = (StudentWalks() if source == "student" else Pool(walker)).begin(Denoisers(*shared))
     module = Erasure(
         model, student, trained, prompts, sampler, trajectories,
         lambda p: torch.optim.Adam(p, lr), lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0),

@@ -9,11 +9,12 @@ import copy
 from collections.abc import Iterator
 
 import torch
+from hydra.utils import instantiate
 from torch import nn
 
 from esd.attack.inversion import repeated
 from esd.attack.target import POSITIONS, Found, Target, seeded
-from esd.erasing.layers import LayerRule, select_parameters, student_of
+from esd.erasing.layers import rule_of, select_parameters, student_of
 
 
 class Finetune:
@@ -22,7 +23,8 @@ class Finetune:
     needs, check, draws = ("pictures",), "weak edit", None
 
     def __init__(self, layers: dict, steps: list[int], pictures: int, batch: int, lr: float):
-        self.rule, self.steps, self.pictures, self.batch, self.lr = LayerRule(**layers), sorted(steps), pictures, batch, lr
+        self.rule = rule_of(instantiate({"_target_": "esd.erasing.layers.LayerRule", **layers}, _convert_="all"))
+        self.steps, self.pictures, self.batch, self.lr = sorted(steps), pictures, batch, lr
         self.finds = len(steps)
 
     def forwards(self) -> float:

@@ -23,6 +23,7 @@ from esd.attack.rows import EDIT, NEVER, ROWS, EmojiWorld, RealWorld, Rows, edit
 from esd.attack.tries import Try
 from esd.command.checks import texts
 from esd.command.entry import free_determinism
+from esd.command.model import check_model, load_model
 from esd.edits.edit import Edit, check_edit, read_edit, whole
 from esd.evaluate.variants import Variant, edit_variant
 from esd.files import slug, write_json
@@ -91,8 +92,8 @@ def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: st
     for variant in variants:
         if not variant.concepts:
             raise UserError(f"edit={variant.path} does not say what was erased: give it as concept=…")
-    models.folder_of(cfg.model.path)
-    model = models.load(cfg.model.path, cfg.model.name, cfg.model.dtype)
+    check_model(cfg.model)
+    model = load_model(cfg.model)
     base_hash = model.base_hash
     opened = {variant.name: matching(variant, model, base_hash) for variant in [*variants, *others]}
     twin = twin_of(cfg, model)

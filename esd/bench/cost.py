@@ -24,7 +24,7 @@ from esd.bench.loop import ALONE, BATCH, CASES, DEFAULT, ESD_U, ESD_X, LR, Loop,
 from esd.bench.memory import kept_for_backward
 from esd.bench.quality_tables import ratios  # noqa: E402
 from esd.command.entry import CONF  # noqa: E402
-from esd.erasing.walk_store import WalkStore  # noqa: E402
+from esd.erasing.cache import Cache  # noqa: E402
 from esd.models.quiet import silence_libraries
 
 silence_libraries()
@@ -53,7 +53,7 @@ def in_turns(loops: dict[str, Loop], steps: dict[str, int], turns: int) -> dict[
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-def costs(model, store: WalkStore, turns: int) -> dict:
+def costs(model, store: Cache, turns: int) -> dict:
     """Forwards and seconds of an example, for every case, after a warm-up."""
     loops = {name: Loop(model, "pizza", *case, store) for name, case in CASES.items()}
     for loop in loops.values():
@@ -63,7 +63,7 @@ def costs(model, store: WalkStore, turns: int) -> dict:
     return {name: {"forwards": forwards[name], "seconds": seconds[name]} for name in loops}
 
 
-def rolled_out(model, store: WalkStore) -> dict:
+def rolled_out(model, store: Cache) -> dict:
     """What the cache costs once."""
     started = time.perf_counter()
     Loop(model, "pizza", "cache", BATCH, store)
@@ -86,7 +86,7 @@ def sweep(model, folder: Path, steps: int, timed: int) -> dict:
     return {**totals, "ratio": totals["student"] / totals["cache"], "steps a run": steps, "of the student's timed": timed}
 
 
-def overhead(model, store: WalkStore, folder: Path, steps: int, turns: int) -> dict:
+def overhead(model, store: Cache, folder: Path, steps: int, turns: int) -> dict:
     """A run's configuration composed by Hydra, its trainer built from it, and so many steps by Lightning with the bar and a
     logger, against the bare loop of the same steps."""
     import pytorch_lightning as pl
@@ -96,7 +96,7 @@ def overhead(model, store: WalkStore, folder: Path, steps: int, turns: int) -> d
     from torch.utils.data import DataLoader
 
     import esd.train.options  # noqa: F401  (registers the options' types)
-    from esd.train.callbacks import ErasingBar
+    from esd.erasing.bar import ErasingBar
 
     marks: list[float] = []
 
@@ -181,7 +181,7 @@ def layouts(model, turns: int) -> dict:
     return {", ".join(case): statistics.median(rate[1:]) for case, rate in rates.items()}
 
 
-def switches(model, store: WalkStore, turns: int) -> dict:
+def switches(model, store: Cache, turns: int) -> dict:
     """A step of the pool with one option changed at a time: seconds an example, and the bytes that the student's forward
     keeps for its backward pass."""
     wide = copied(model, lambda net: net.to(memory_format=torch.channels_last))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,12 +12,12 @@ import torch
 
 from esd.command.entry import fast_precision
 from esd.erasing import layers
+from esd.erasing.cache import Cache
 from esd.erasing.concepts import Concept, Draw, Draws, preserved
 from esd.erasing.erasure import Erasure
 from esd.erasing.lora import lora_student_of
 from esd.erasing.prompts import PromptTable
-from esd.erasing.trajectories import Cache, Pool, StudentWalks, WalkingSource
-from esd.erasing.walk_store import WalkStore
+from esd.erasing.trajectories import Denoisers, Pool, StudentWalks
 
 N = 50  # positions of the schedule
 ESD_X = {"name": "esd-x", "include": [r"\.attn2\."], "modules": ["Linear"]}
@@ -33,8 +34,8 @@ ALONE = "student, batch 1"
 CASES = {ALONE: ("student", 1), **{name: (name, BATCH) for name in SOURCES}}  # name: (source, batch)
 
 
-def store_in(folder: Path, walks: int = 20) -> WalkStore:
-    return WalkStore(folder, walks=walks, seed=0, dtype=torch.float16, chunk=32, limit=20)
+def store_in(folder: Path, walks: int = 20) -> Cache:
+    return Cache(walks=walks, folder=folder)
 
 
 def mixed(precision: str | None = None) -> contextlib.AbstractContextManager:
@@ -54,7 +55,7 @@ class Loop:
     """A bare training loop of one source: no Lightning, no logger. What is timed and counted."""
 
     def __init__(
-        self, model, concept: str, source: str, batch: int, store: WalkStore, *, seed: int = 0, lr: float = LR,
+        self, model, concept: str, source: str, batch: int, store: Cache, *, seed: int = 0, lr: float = LR,
         rule: dict = ESD_X, precision: str | None = None, spread: bool = True, rank: int | None = None,
         templates: Sequence[str] = ("{}",), preserve: Sequence[str] = (),
     ):  # fmt: skip
@@ -68,17 +69,14 @@ class Loop:
         sampler = model.sampler(N)
         prompts = PromptTable(model, [Concept(concept), *preserved(list(preserve), 1.0)], list(templates))
         parts, (kind, walker) = (model, sampler, prompts, 3.0, model.denoiser, student), SOURCES[source]
-        if kind == "cache":
-            trajectories = Cache([[store.get(WalkingSource(*parts), 0, 0, lambda n: None)]], prompts)
-        else:
-            trajectories = StudentWalks(*parts) if kind == "student" else Pool(*parts, walker=walker)
+        chosen = {"student": StudentWalks(), "pool": Pool(walker or "frozen"), "cache": copy.copy(store)}[kind]
+        trajectories = chosen.begin(Denoisers(*parts))
         self.module = Erasure(model, student, trained, prompts, sampler, trajectories, None, None)
         self.module.log_loss = lambda *args: None  # no trainer to report to
-        walks = store.walks if kind == "cache" else None
-        options = {"concepts": 1, "templates": len(templates), "positions": N, "batch": batch, "seed": seed, "walks": walks}
+        options = {"concepts": 1, "templates": len(templates), "positions": N, "batch": batch, "seed": seed}
         options |= {"preserved": len(preserve), "preserved_batch": batch if preserve else 0}
-        self.dataset = Draws(**options, staggered=kind == "pool")
-        self.draws = even(iter(self.dataset), batch) if spread and kind != "pool" else iter(self.dataset)
+        self.dataset = Draws(**options, walks=trajectories.walks, staggered=trajectories.staggered)
+        self.draws = even(iter(self.dataset), batch) if spread and not trajectories.staggered else iter(self.dataset)
         self.optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr)
 
     def run(self, steps: int) -> float:

@@ -13,7 +13,6 @@ import re
 import sys
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -25,11 +24,7 @@ from esd import UserError
 from esd.command.help import help_text
 from esd.command.signals import IS_MAIN_PROCESS
 from esd.command.words import check_readable, quote_free_text
-from esd.files import new_folder, remove_unused_folders, slug
-
-# In the checkout conf/ stands beside the package, in the wheel it lies inside.
-PACKAGE = Path(__file__).parent.parent
-CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
+from esd.files import CONF, new_folder, remove_unused_folders, slug
 
 
 def fast_precision() -> str:
@@ -41,10 +36,10 @@ def fast_precision() -> str:
 
 
 def free_determinism() -> str | bool:
-    """warn (deterministic algorithms wherever there are any) without a GPU, where that costs nothing; false with one."""
-    import torch
+    """As esd.erase has it. Asked when a run is built: imports torch."""
+    from esd.erasing.run import free_determinism
 
-    return False if torch.cuda.is_available() else "warn"
+    return free_determinism()
 
 
 OmegaConf.register_new_resolver("free_determinism", free_determinism, replace=True)

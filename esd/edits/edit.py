@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +19,11 @@ from esd import UserError
 from esd.edits.lora import factors_of, is_lora, merged
 from esd.files import atomic_write
 from esd.models.hashes import own_weights, tensor_hash
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from esd.edits.load import Overlap
 
 FORMAT = "esd-edit-1"
 RECORD_TYPES = {  # of what is read again from a record
@@ -32,6 +39,19 @@ class Edit:
 
     tensors: dict[str, Tensor]
     record: dict = field(default_factory=dict)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write it as a .safetensors file, which read_edit, load_edit and every command take. Raises UserError for another
+        suffix, or where the disk is full."""
+        if Path(path).suffix != ".safetensors":
+            raise UserError(f"{path} must end in .safetensors")
+        save_edit(Path(path).expanduser(), self)
+
+    def apply(self, pipe: DiffusionPipeline, strength: float = 1.0, *, strict: bool = False) -> list[Overlap]:
+        """Put it on a diffusers pipeline at this strength, on top of other edits there, or take it off (0): see load_edit."""
+        from esd.edits.load import put_on  # which is built on this file
+
+        return put_on(pipe, self, strength, strict=strict)
 
 
 def invalid_entry(record: dict) -> str | None:

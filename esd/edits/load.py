@@ -6,6 +6,7 @@ load_edit(pipe, "edit.safetensors")
 
 from __future__ import annotations
 
+import itertools
 import numbers
 import os
 import warnings
@@ -37,7 +38,19 @@ class Stack:
 
     base_hash: str = ""  # of the model below the edits, when the last of them came
     base: dict[str, Tensor] = field(default_factory=dict)
-    edits: dict[str, tuple[Edit, float]] = field(default_factory=dict)  # by the file's path
+    edits: dict[str, tuple[Edit, float]] = field(default_factory=dict)  # by the file's path, or a number
+
+    def key_of(self, edit: Edit, path: str | os.PathLike | None) -> str:
+        """Where the edit stands, or will: the same tensors are the same edit, wherever from, and so is the same file."""
+        for key, (other, _) in self.edits.items():
+            if edit.tensors.keys() == other.tensors.keys() and all(
+                torch.equal(tensor, other.tensors[name]) for name, tensor in edit.tensors.items()
+            ):
+                return key
+        if path is not None:
+            return _key(path)
+        number = next(n for n in itertools.count(1) if f"not saved, {n}" not in self.edits)
+        return f"not saved, {number}"
 
     def value(self, name: str) -> Tensor:
         """W = W₀ + Σ strengthᵢ·(Wᵢ − W₀), in the type of W₀."""
@@ -61,19 +74,27 @@ def load_edit(
     file that is no edit or does not fit, for weights that stand elsewhere than where they would be written (offloaded,
     quantized, fused), and for weights that something else has changed since the last edit.
     """
+    return put_on(pipe, read_edit(path, allow_pickle), strength, strict=strict, path=path)
+
+
+def put_on(
+    pipe: DiffusionPipeline | nn.Module, edit: Edit, strength: float = 1.0, *, strict: bool = False,
+    path: str | os.PathLike | None = None,
+) -> list[Overlap]:  # fmt: skip
+    """What load_edit does, for an edit that is at hand; path: where it was read from, if it was."""
     if not isinstance(strength, numbers.Real) or not 0 <= strength <= 1:
         raise UserError(f"strength={strength!r} must be a number from 0 (the base model) to 1 (the whole edit)")
     denoiser = denoiser_of(pipe)
-    edit, key = read_edit(path, allow_pickle), _key(path)
-    _check_writable(denoiser)
+    check_writable(denoiser, before="load_edit")
     check_edit(denoiser, edit)
     weights, stack = own_weights(denoiser), getattr(denoiser, "esd_edits", None) or Stack()
     _check_unchanged(weights, stack)
     edit = whole(edit, weights | stack.base)
+    key = stack.key_of(edit, path)
     if key not in stack.edits:
         stack.base_hash = fingerprint(denoiser, stack.base)
     if said := _base_problem(edit, denoiser, stack.base_hash, strict):
-        warnings.warn(said, stacklevel=2)
+        warnings.warn(said, stacklevel=3)
 
     before, _ = stack.edits.get(key, (edit, 0.0))  # a run may have written the file again since
     kept = {name: weights[name].detach().cpu().clone() for name in edit.tensors if name not in stack.base}
@@ -87,7 +108,7 @@ def load_edit(
         warnings.warn(
             f"{_called(key, edit)} and {overlap.other} both change {overlap.tensors} tensors (cosine {overlap.cosine:+.2f}): "
             "their sum erases each less exactly than one edit trained on both concepts",
-            stacklevel=2,
+            stacklevel=3,
         )
     for name in {**before.tensors, **edit.tensors}:
         _write(weights[name], after.value(name))
@@ -123,28 +144,27 @@ def _called(key: str, edit: Edit) -> str:
     return f"'{concepts}' ({place})" if concepts else place
 
 
-def _check_writable(denoiser: nn.Module) -> None:
-    """Raises UserError where what is written into the weights would not be what is computed with."""
+def check_writable(denoiser: nn.Module, before: str) -> None:
+    """Raises UserError where what is written into the weights would not be what is computed with. before: what to call
+    earlier."""
     if any(weight.is_meta for weight in denoiser.parameters()):
-        raise UserError("the pipeline's weights are offloaded: call load_edit before enable_sequential_cpu_offload")
+        raise UserError(f"the pipeline's weights are offloaded: call {before} before enable_sequential_cpu_offload")
     for module in denoiser.modules():
         if hooks := getattr(getattr(module, "_diffusers_hook", None), "hooks", {}):
             if any("group_offloading" in name for name in hooks):
-                raise UserError("the pipeline's weights are offloaded: call load_edit before enable_group_offload")
+                raise UserError(f"the pipeline's weights are offloaded: call {before} before enable_group_offload")
             if any("layerwise_casting" in name for name in hooks):
-                raise UserError("the pipeline's weights are kept in fewer bits: call load_edit before enable_layerwise_casting")
+                raise UserError(f"the pipeline's weights are kept in fewer bits: call {before} before enable_layerwise_casting")
         if getattr(module, "merged", False) and hasattr(module, "base_layer"):
-            raise UserError(
-                "LoRA weights are fused into the pipeline's: call unfuse_lora before load_edit, and fuse them again"
-            )
+            raise UserError(f"LoRA weights are fused into the pipeline's: call unfuse_lora before {before}, and fuse again")
         # A U-Net's attention keeps saying that it is fused after it no longer is; its processor tells.
         if getattr(module, "fused_projections", False) and (
             not isinstance(module, Attention) or "Fused" in type(module.processor).__name__
         ):
-            raise UserError("the pipeline computes with fused projections: call unfuse_qkv_projections before load_edit")
+            raise UserError(f"the pipeline computes with fused projections: call unfuse_qkv_projections before {before}")
     for weight in denoiser.parameters():
         if not weight.is_floating_point() or type(weight.data) is not Tensor:
-            raise UserError("the pipeline's weights are quantized: load it unquantized, or quantize it after load_edit")
+            raise UserError(f"the pipeline's weights are quantized: load it unquantized, or quantize it after {before}")
 
 
 def _check_unchanged(weights: dict[str, Tensor], stack: Stack) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
+
+from esd import UserError
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,10 @@ def pair_up(texts: list[str], erase_from: list[str], eta: float) -> list[Concept
     return [Concept(text, source, eta) for text, source in zip(texts, sources, strict=True)]
 
 
-def preserved(prompts: list[str], weight: float) -> list[Concept]:
-    """Prompts whose predictions stay what the frozen model's are."""
+def preserved(prompts: list[str], weight: float, erased: Iterable[Concept] = ()) -> list[Concept]:
+    """Prompts whose predictions stay what the frozen model's are. Raises UserError for one that is erased."""
+    if both := {prompt.lower() for prompt in prompts} & {concept.text.lower() for concept in erased}:
+        raise UserError(f"preserve holds '{min(both)}', which concept erases: take it out of one of them")
     return [Concept(prompt, erase_from=prompt, eta=0.0, weight=weight) for prompt in prompts]
 
 

@@ -117,6 +117,11 @@ class Erasure(pl.LightningModule):
         state = dict(self.student.named_parameters())
         return {name: state[name].detach().cpu().contiguous() for name in self.trained}
 
+    def require_finite(self) -> None:
+        """Raises FloatingPointError where a trained weight is not a number any more."""
+        if not all(tensor.isfinite().all() for tensor in self.trained_tensors().values()):
+            raise FloatingPointError(f"the weights are not finite after step {self.trainer.global_step}: lower lr or eta")
+
     def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
         return self.trained_tensors()
 

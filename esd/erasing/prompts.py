@@ -5,9 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from esd import UserError
 from esd.erasing.concepts import Concept, Draw
 from esd.erasing.walks import select_rows
 from esd.models.family import Condition, Model
+from esd.models.lengths import named, unread
+
+
+def unread_of(model: Model, concepts: list[Concept], templates: list[str], truncate: bool) -> dict[str, str]:
+    """Of each prompt to erase that is longer than the text encoders hold the rest that they do not read.
+
+    Raises UserError where there is one, unless truncate says to erase what is read.
+    """
+    texts = [concept.text for concept in concepts] + [concept.erase_from for concept in concepts if concept.erase_from]
+    asked = [template.replace("{}", text) for text in texts for template in templates]
+    cut = {prompt: rest for prompt in dict.fromkeys(asked) if (rest := unread(model.base, prompt))}
+    if cut and not truncate:
+        prompt, rest = next(iter(cut.items()))
+        raise UserError(
+            f"{named(prompt)} is longer than {model.name}'s text encoder holds, and {named(rest)} would not be read: "
+            "shorten the concept, or give truncate=true to erase what is read of it"
+        )
+    return cut
 
 
 class PromptTable(nn.Module):

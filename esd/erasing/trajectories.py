@@ -3,19 +3,28 @@
 Three sources, one interface: `examples(draw)` gives x_t at each drawn position, with what the frozen model predicts there
 for c, for ∅ and for f (what c is erased from).
 
-    Fresh   the paper: a walk of its own for every example, by the student. 2·i forwards to reach position i.
-    Pool    B walks in flight, spread over the schedule, each one position on every step: what the frozen model predicts
-            serves as the loss's teacher values and as the guidance step. (The draws are staggered: concepts.Draws.)
-    Cache   the frozen model's walks are the same in every run: rolled out once, kept on disk (cache.py), looked up.
+    StudentWalks  the paper: a walk of its own for every example, by the student. 2·i forwards to reach position i.
+    Pool          B walks in flight, spread over the schedule, each one position on every step: what the frozen model
+                  predicts serves as the loss's teacher values and as the guidance step. (The draws are staggered.)
+    Cache         the frozen model's walks are the same in every run: rolled out once, kept on disk, looked up
+                  (cache.py, walk_store.py).
+
+A source of one's own is one more subclass of Trajectories, which is named by a trajectories/<name>.yaml (_target_, name,
+options; python -m esd.train --config-dir=… finds it in any folder) or handed to esd.erase. esd/erasing/__init__.py shows
+how a source serves on its own.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
+from esd.erasing.checks import require_one_of
 from esd.erasing.concepts import Draw
 from esd.erasing.prompts import PromptTable
 from esd.erasing.walks import guide, predict, walk
@@ -32,19 +41,8 @@ class Examples(NamedTuple):
     eps_f: Tensor  # ε_θ*(x_t, f, t), which is ε_∅ where c is erased from the null prompt
 
 
-class Trajectories(Protocol):
-    teacher: nn.Module | None
-
-    def examples(self, draw: Draw) -> Examples: ...
-
-    def state(self) -> Tensor | None:
-        """What must be in a checkpoint for a resumed run to equal a straight one."""
-
-    def restore(self, state: Tensor | None) -> None: ...
-
-
-class WalkingSource:
-    """What the sources that walk share: a model, its schedule, and the run's prompts."""
+class Denoisers:
+    """θ* and θ on one schedule, under the run's prompts: what a source walks with and asks."""
 
     def __init__(
         self, model: Model, sampler: Sampler, prompts: PromptTable, guidance: float, teacher: nn.Module, student: nn.Module
@@ -74,48 +72,113 @@ class WalkingSource:
         return Examples(x, eps_c, eps_null, eps_f)
 
 
-class StudentWalks(WalkingSource):
-    """The paper's source, and the reference: one walk by the student for every example."""
+@dataclass(eq=False)
+class Trajectories(ABC):
+    """A source of x_t, made from its options alone, so that a wrong one shows before a model is loaded; `begin` gives it the
+    run's denoisers. A subclass is a dataclass: its fields are its options, and with `name` they go into the edit's record.
+    """
 
+    name: ClassVar[str]
+    staggered: ClassVar[bool] = False  # whether slot b of a batch moves on by one position a step (concepts.Draws)
+    walks: ClassVar[int | None] = None  # how many walks there are; None: every example has noise of its own
+
+    def begin(self, denoisers: Denoisers, advance: Callable[[int, int], None] = lambda n, total: None) -> Self:
+        """Before the first example, and before a checkpoint is restored: prepare what is to be prepared. advance(n, total)
+        is told of every n of its `total` forwards."""
+        self.denoisers = denoisers
+        self.teacher: nn.Module | None = denoisers.teacher  # None: not needed while training
+        return self
+
+    @abstractmethod
     def examples(self, draw: Draw) -> Examples:
-        return self.teacher_predictions(self.walk_from_noise(draw, self.student), draw)
+        """x_t at the drawn positions, and what the frozen model predicts there."""
 
-    def state(self) -> None:
+    @abstractmethod
+    def forwards(self, positions: int) -> float:
+        """Forwards of a denoiser for one example, on average over a schedule of so many positions; the loss's own comes on
+        top. For the estimate of how long a run takes."""
+
+    def forwards_to_start(self, positions: int) -> float:
+        """Forwards of a batch before the first step."""
+        return 0
+
+    def roll_out(self, denoisers: Denoisers) -> tuple[float, int]:
+        """What `begin` computes: how many forwards of a denoiser, of how many latents each."""
+        return 0, 1
+
+    def preparation(self, denoisers: Denoisers) -> str:
+        """What `begin` does, in a line for people, where that takes long."""
+        return ""
+
+    def record(self) -> dict:
+        """What the edit's record says of it."""
+        own = type(self).__module__.partition(".")[0] != "esd"
+        target = {"_target_": f"{type(self).__module__}.{type(self).__qualname__}"} if own else {}
+        return {"name": self.name, **target, **{option.name: getattr(self, option.name) for option in fields(self)}}
+
+    def state(self) -> Tensor | None:
+        """What must be in a checkpoint for a resumed run to equal a straight one."""
         return None
 
-    def restore(self, state: None) -> None:
-        pass
+    def restore(self, state: Tensor | None) -> None:  # noqa: B027  (nothing, where nothing is kept)
+        """Go on from a checkpoint's state."""
 
 
-class Pool(WalkingSource):
+@dataclass(eq=False)
+class StudentWalks(Trajectories):
+    """The paper's source, and the reference: one walk by the student for every example."""
+
+    name: ClassVar[str] = "student"
+
+    def forwards(self, positions: int) -> float:
+        return (positions - 1) / 2 * 2 + 2  # a pair at each position on the way, which are (N − 1)/2; and the teacher's
+
+    def examples(self, draw: Draw) -> Examples:
+        x_t = self.denoisers.walk_from_noise(draw, self.denoisers.student)
+        return self.denoisers.teacher_predictions(x_t, draw)
+
+
+@dataclass(eq=False)
+class Pool(Trajectories):
     """B walks in flight. walker: "frozen" shares its predictions with the loss, "student" walks as the paper does.
 
     The first walks are brought to their places in strides, DDIM in a quarter of the steps: in single steps that would
     cost as much as ten training steps.
     """
 
-    STRIDE = 4  # positions
+    name: ClassVar[str] = "pool"
+    staggered: ClassVar[bool] = True
+    STRIDE: ClassVar[int] = 4  # positions
 
-    def __init__(self, *args, walker: str, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.walker = walker
+    walker: str = "student"
+
+    def __post_init__(self):
+        require_one_of(self.walker, "trajectories.walker", ("frozen", "student"))
+
+    def begin(self, denoisers: Denoisers, advance: Callable[[int, int], None] = lambda n, total: None) -> Self:
         self.x: Tensor | None = None  # (B, C, h, w), at the positions of the last draw, plus one
+        return super().begin(denoisers, advance)
+
+    def forwards(self, positions: int) -> float:
+        return 2 if self.walker == "frozen" else 4
+
+    def forwards_to_start(self, positions: int) -> float:
+        return positions / self.STRIDE
 
     def examples(self, draw: Draw) -> Examples:
+        d = self.denoisers
         if self.x is None or len(self.x) != len(draw.position):  # spread the walks: slot b goes to its first position
-            self.x = self.walk_from_noise(draw, self.teacher if self.walker == "frozen" else self.student, self.STRIDE)
+            self.x = d.walk_from_noise(draw, d.teacher if self.walker == "frozen" else d.student, self.STRIDE)
         self.x = self.x.to(draw.position.device)  # from a checkpoint it comes on the CPU
         arrived = (draw.position == 0).nonzero().flatten()  # these start again
         if len(arrived):
-            self.x[arrived] = self.sampler.start(self.model.noise(draw.noise[arrived])).to(self.x)
-        here = self.teacher_predictions(self.x, draw)
+            self.x[arrived] = d.sampler.start(d.model.noise(draw.noise[arrived])).to(self.x)
+        here = d.teacher_predictions(self.x, draw)
         eps_c, eps_null = here.eps_c, here.eps_null
         if self.walker == "student":
-            c = self.prompts.condition(self.prompts.rows(self.prompts.c, draw))
-            eps_c, eps_null = predict(
-                self.model, self.student, self.sampler, self.x, draw.position, c, self.prompts.null(len(self.x))
-            )
-        self.x = self.sampler.step(self.x, guide(eps_c, eps_null, self.guidance), draw.position)
+            c = d.prompts.condition(d.prompts.rows(d.prompts.c, draw))
+            eps_c, eps_null = predict(d.model, d.student, d.sampler, self.x, draw.position, c, d.prompts.null(len(self.x)))
+        self.x = d.sampler.step(self.x, guide(eps_c, eps_null, d.guidance), draw.position)
         return here
 
     def state(self) -> Tensor | None:
@@ -123,30 +186,3 @@ class Pool(WalkingSource):
 
     def restore(self, state: Tensor | None) -> None:
         self.x = state
-
-
-class Cache:
-    """Walks of the frozen model from disk: no teacher in memory, and an example costs the student alone.
-
-    walks: of concept k in phrasing j the tensors (K, N, C, h, w), memory-mapped; the draws' noise is a walk's number.
-    """
-
-    teacher = None
-
-    def __init__(self, walks: list[list[Examples]], prompts: PromptTable):
-        self.walks, self.prompts = walks, prompts
-
-    def examples(self, draw: Draw) -> Examples:
-        device = draw.position.device
-        k, j, w, i = (column.tolist() for column in (draw.concept, draw.template, draw.noise, draw.position))
-        picked = [
-            [tensor[walk, position].float() for tensor in self.walks[concept][template]]
-            for concept, template, walk, position in zip(k, j, w, i, strict=True)
-        ]
-        return Examples(*(torch.stack(parts).to(device) for parts in zip(*picked, strict=True)))
-
-    def state(self) -> None:
-        return None
-
-    def restore(self, state: None) -> None:
-        pass

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from esd.erasing.concepts import Draw
 from esd.erasing.tensor_store import TensorStore
-from esd.erasing.trajectories import Examples, WalkingSource
+from esd.erasing.trajectories import Denoisers, Examples
 from esd.erasing.walks import guide
 from esd.files import remove_partial_files
 from esd.models.hashes import fingerprint
@@ -31,17 +31,17 @@ def noise_seeds(seed: int, walks: int) -> Tensor:
 
 
 @torch.inference_mode()
-def roll_out(source: WalkingSource, concept: int, template: int, seeds: Tensor, done: Callable[[int], None]) -> list[Tensor]:
+def roll_out(denoisers: Denoisers, concept: int, template: int, seeds: Tensor, done: Callable[[int], None]) -> list[Tensor]:
     """Walks from these noise seeds: x_t, ε_c, ε_∅ and ε_f at every position, each (K, N, C, h, w)."""
-    device, n = source.prompts.c.device, len(source.sampler)
-    x = source.sampler.start(source.model.noise(seeds)).to(device)
+    device, n = denoisers.prompts.c.device, len(denoisers.sampler)
+    x = denoisers.sampler.start(denoisers.model.noise(seeds)).to(device)
     fill = torch.full((len(seeds),), concept, device=device)
     stops: list[Examples] = []
     for position in range(n):
         draw = Draw(fill, torch.full_like(fill, template), torch.full_like(fill, position), fill)
-        here = source.teacher_predictions(x, draw)
+        here = denoisers.teacher_predictions(x, draw)
         stops.append(Examples(*(tensor.cpu() for tensor in here)))
-        x = source.sampler.step(x, guide(here.eps_c, here.eps_null, source.guidance), draw.position)
+        x = denoisers.sampler.step(x, guide(here.eps_c, here.eps_null, denoisers.guidance), draw.position)
         done(len(seeds))
     return [torch.stack(tensors, dim=1) for tensors in zip(*stops, strict=True)]
 
@@ -54,17 +54,17 @@ class WalkStore(TensorStore):
         self.walks, self.seed, self.dtype = walks, seed, dtype
         self.chunk = chunk  # walks rolled out at once, and kept if the run is cut
 
-    def description(self, source: WalkingSource, concept: int, template: int) -> dict:
+    def description(self, denoisers: Denoisers, concept: int, template: int) -> dict:
         """All that the walks depend on."""
         at = (concept, template)
         return {
             "version": VERSION,
-            "base": fingerprint(source.model.denoiser),  # as it is stored, which is what walks
-            "c": source.prompts.texts[source.prompts.c[at]],
-            "f": source.prompts.texts[source.prompts.f[at]],
-            "sampler": type(source.sampler).__name__,
-            "timesteps": source.sampler.timesteps.tolist(),
-            "guidance": source.guidance,
+            "base": fingerprint(denoisers.model.denoiser),  # as it is stored, which is what walks
+            "c": denoisers.prompts.texts[denoisers.prompts.c[at]],
+            "f": denoisers.prompts.texts[denoisers.prompts.f[at]],
+            "sampler": type(denoisers.sampler).__name__,
+            "timesteps": denoisers.sampler.timesteps.tolist(),
+            "guidance": denoisers.guidance,
             "walks": self.walks,
             "seed": self.seed,
             "dtype": str(self.dtype),
@@ -81,13 +81,13 @@ class WalkStore(TensorStore):
     def keep(self, path: Path, tensors: dict[str, Tensor], description: dict) -> None:
         self.write(path, {name: tensor.to(self.dtype).contiguous() for name, tensor in tensors.items()}, description)
 
-    def get(self, source: WalkingSource, concept: int, template: int, done: Callable[[int], None]) -> Examples:
+    def get(self, denoisers: Denoisers, concept: int, template: int, done: Callable[[int], None]) -> Examples:
         """The walks of one concept in one phrasing: read, or rolled out and kept. done(n): n more stops are there."""
-        description = self.description(source, concept, template)
+        description = self.description(denoisers, concept, template)
         key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:24]
         path = self.folder / f"{key}.safetensors"
         own_f = description["c"] == description["f"]
-        total = self.walks * len(source.sampler)
+        total = self.walks * len(denoisers.sampler)
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.lock(key):
             if (found := self.stops(path, own_f)) is not None:
@@ -100,11 +100,11 @@ class WalkStore(TensorStore):
                 part = self.folder / f"{key}.part{i}.safetensors"
                 stops = self.stops(part, own_f)
                 if stops is None:
-                    made = roll_out(source, concept, template, seeds, done)
+                    made = roll_out(denoisers, concept, template, seeds, done)
                     self.keep(part, dict(zip(Examples._fields, made, strict=True)), description)
                     stops = self.stops(part, own_f)
                 else:
-                    done(len(seeds) * len(source.sampler))
+                    done(len(seeds) * len(denoisers.sampler))
                 parts.append(stops._asdict())
             self.keep(path, {name: torch.cat([part[name] for part in parts]) for name in kept}, description)
             for part in self.folder.glob(f"{key}.part*.safetensors"):

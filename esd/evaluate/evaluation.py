@@ -15,8 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
-from esd import UserError, files, models
+from esd import UserError, files
 from esd.command.checks import option_errors
+from esd.command.model import check_model, load_model
 from esd.command.signals import IS_MAIN_PROCESS
 from esd.evaluate import variants
 from esd.evaluate.filters import count_black, filter_of, write_filtered
@@ -138,13 +139,13 @@ def evaluate(cfg: DictConfig, protocol, found: list[Variant], command: str) -> t
 
     command: what was typed, for the record.
     """
-    models.folder_of(cfg.model.path)
+    check_model(cfg.model)
     trainer = trainer_of(cfg)
     device = torch.device("cuda" if cfg.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu")
     flags = {candidate.concepts: filter_of(cfg, candidate.concepts) for candidate in found if candidate.kind == "filter"}
     protocol.ready(device)
     asked = {candidate: each_once(protocol.rows(candidate.concepts, candidate.erase_from)) for candidate in found}
-    model = models.load(cfg.model.path, cfg.model.name, cfg.model.dtype)
+    model = load_model(cfg.model)
     model.sampler(cfg.sampling_steps)
     if protocol.side not in (None, drawn := model.latent_shape[-1] * model.base.vae_scale_factor):
         raise UserError(f"protocol={protocol.name} judges pictures of {protocol.side} pixels: {cfg.model.name} draws {drawn}")

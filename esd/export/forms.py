@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from esd import UserError
 from esd.command.checks import one_text, option_errors, refuse_quantized, require_at_least, require_one_of
 from esd.command.entry import error_line
+from esd.command.model import check_model, load_model
 from esd.files import atomic_write, read_json, slug
 
 if TYPE_CHECKING:
@@ -41,19 +42,16 @@ def check(cfg: DictConfig) -> None:
         require_at_least(cfg, rank=1)
     if cfg.energy is not None and not (isinstance(cfg.energy, int | float) and 0 < cfg.energy <= 1):
         raise UserError(f"energy={cfg.energy} must be above 0 and up to 1, for example energy=0.95")
-    from esd.models import folder_of
-
-    folder_of(cfg.model.path)
+    check_model(cfg.model)
 
 
 def export(cfg: DictConfig, folder: Path, console: Console) -> None:
     """The export and its model card, in the folder; and on the hub where that is asked for."""
-    from esd import models
     from esd.edits.edit import base_mismatch, check_edit, read_edit
     from esd.export.card import card
 
     edit = read_edit(cfg.edit, cfg.allow_pickle)
-    model = models.load(cfg.model.path, cfg.model.name)
+    model = load_model(cfg.model, "fp32")
     check_edit(model.denoiser, edit)
     if said := base_mismatch(edit, model.base_hash, cfg.model.name, cfg.strict):
         console.print(f"warning: {said}", style="yellow", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Models, a file for each family. `load` is the only way in.
+"""Models, a file for each family. `load` is the way in from a path, `from_pipeline` from a pipeline that is loaded.
 
 `model.path` is a diffusers pipeline folder, a single-file checkpoint (.safetensors), or the name of a model on the Hugging
 Face hub; nothing is the embedded model. The family is read from what is found there.
@@ -15,6 +15,8 @@ from esd import UserError
 from esd.models import folders, hub, single_file
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
     from esd.models.family import Model
 
 DTYPES = ("auto", "bf16", "fp16", "fp32")  # model.dtype
@@ -61,8 +63,7 @@ def load(path: str | None, name: str, dtype: str = "fp32") -> Model:
 
     read = single_file.pipeline if place.is_file() else folders.pipeline
     pipeline = read(place)
-    module, family = folders.FAMILIES[type(pipeline).__name__]
-    model = getattr(importlib.import_module(f"esd.models.{module}"), family)(pipeline, name)
+    model = from_pipeline(pipeline, name)
     precision.store(pipeline, model.denoiser, dtype)
 
     def encoders_again() -> dict:
@@ -72,3 +73,12 @@ def load(path: str | None, name: str, dtype: str = "fp32") -> Model:
 
     model.encoders_again = encoders_again
     return model
+
+
+def from_pipeline(pipeline: DiffusionPipeline, name: str) -> Model:
+    """The model in a diffusers pipeline, frozen, its parts shared. Raises UserError for a pipeline of no supported family."""
+    known = next((kind.__name__ for kind in type(pipeline).__mro__ if kind.__name__ in folders.FAMILIES), None)
+    if known is None:
+        raise UserError(f"{type(pipeline).__name__}: {folders.SUPPORTED}, as {', '.join(folders.FAMILIES)}")
+    module, family = folders.FAMILIES[known]
+    return getattr(importlib.import_module(f"esd.models.{module}"), family)(pipeline, name)

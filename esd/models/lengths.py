@@ -8,6 +8,12 @@ from diffusers import DiffusionPipeline
 from transformers import CLIPTokenizer
 
 
+def named(text: str) -> str:
+    """A text in one line, in quotes; of a long one the beginning and the end."""
+    text = " ".join(text.split())
+    return f"'{text}'" if len(text) <= 160 else f"'{text[:100]} … {text[-50:]}'"
+
+
 def token_limits(pipeline: DiffusionPipeline) -> list[tuple[object, int]]:
     """Each tokenizer with the tokens, start and end included, that its encoder is given.
 

@@ -1,7 +1,16 @@
 """Stepping latents through a schedule, each latent at its own position; stateless, checked against diffusers.
 
 A latent at position i of N is about to be denoised at time step `timesteps[i]`; `step` takes it to position i + 1, or to
-a later one at once, and position N is the picture.
+a later one at once, and position N is the picture. On its own:
+
+    import torch
+    from diffusers import DDIMScheduler
+    from esd.models.samplers import DDIM
+
+    sampler = DDIM(DDIMScheduler(clip_sample=False, set_alpha_to_one=False), steps=50)
+    x, position = sampler.start(torch.randn(2, 4, 8, 8)), torch.tensor([0, 7])     # two latents, each where it stands
+    eps = torch.zeros_like(x)                                                      # what the denoiser said of them
+    x = sampler.step(x, eps, position)                                             # now at positions 1 and 8
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Protocols: which pictures are made, who judges them, and how. conf/protocol/ names them.
+"""Protocols: which pictures are made, who judges them, and how. conf/protocol/ names them, or a folder of one's own does
+(python -m esd.evaluate --config-dir=mine protocol=…, where mine/protocol/….yaml says _target_: and the options).
 
 A protocol is a class with
     name, version    that a figure is quoted with; the version moves whenever a figure could
@@ -11,7 +12,7 @@ A protocol is a class with
     record()         all that a figure depends on beside the pictures: judge, weights, thresholds
     rows(concepts, erase_from)   → the pictures to make and to judge, [Row], each once; erase_from: one text for each
                      concept ("": none), or nothing
-    measure(batches) → {figure: counts.counted(…) or counts.averaged(…)}
+    measure(batches) → {figure: counts.rate_figure(…) or counts.mean_figure(…)}
 A batch is (rows, their pictures (B, 3, H, W) in [0, 1], the base model's of the same rows), both on the device.
 """
 

@@ -19,7 +19,7 @@ def main(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from rich.console import Console
 
-    from esd import models
+    from esd.command.model import check_model, load_model
     from esd.command.progress import progress
     from esd.edits.edit import apply_edit, base_mismatch, check_edit, read_edit
     from esd.sample.pictures import grid, save_picture, to_image
@@ -27,10 +27,10 @@ def main(cfg: DictConfig) -> None:
     from esd.sample.unread import lines_about
 
     edit = read_edit(path)
-    models.folder_of(cfg.model.path)
+    check_model(cfg.model)
     folder = Path(HydraConfig.get().runtime.output_dir)
     console = Console(highlight=False, markup=False)
-    model = models.load(cfg.model.path, cfg.model.name, cfg.model.dtype)
+    model = load_model(cfg.model)
     check_edit(model.denoiser, edit)
     asked = [prompt for prompt in prompts for _ in range(cfg.count)]
     seeds = [cfg.seed + n for _ in prompts for n in range(cfg.count)]

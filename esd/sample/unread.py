@@ -6,15 +6,9 @@ from collections.abc import Sequence
 
 from esd.emoji.subject import nearest, unknown_words
 from esd.models.family import Model
-from esd.models.lengths import unread
+from esd.models.lengths import named, unread
 
 SHOWN = 3  # prompts that are named; the others are counted
-
-
-def named(text: str) -> str:
-    """A text in one line, in quotes; of a long one the beginning and the end."""
-    text = " ".join(text.split())
-    return f"'{text}'" if len(text) <= 160 else f"'{text[:100]} … {text[-50:]}'"
 
 
 def lines_about(model: Model, prompts: Sequence[str], embedded: bool) -> list[str]:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from esd import UserError
 from esd.command.checks import texts
 from esd.command.entry import command
+from esd.command.model import check_model
 from esd.command.signals import IS_MAIN_PROCESS, Interrupted, Signals
 from esd.command.words import command_line, hydra_literal, quote_free_text
 from esd.files import atomic_write, is_disk_full, remove_partial_files
@@ -80,9 +81,7 @@ def main(cfg: DictConfig) -> float:
         for option in ("concept", "erase_from"):
             for text in texts(cfg[option], option) if cfg[option] else []:
                 subject(text, option)
-    from esd.models import folder_of
-
-    folder_of(cfg.model.path)
+    check_model(cfg.model)
 
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode

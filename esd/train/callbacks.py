@@ -1,4 +1,4 @@
-"""What a run shows and keeps while it trains: the bar, the before/after grids, the checkpoints."""
+"""What a run shows and keeps while it trains: the before/after grids, the checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import WandbLogger
 from rich.console import Console
 from torch import Tensor, nn
@@ -22,24 +22,6 @@ from esd.files import atomic_write
 from esd.models.family import Model
 from esd.sample.pictures import grid, save_picture
 from esd.sample.sampling import sample
-
-
-class ErasingBar(RichProgressBar):
-    """A run is one long epoch: the bar counts its steps."""
-
-    @property
-    def total_train_batches(self) -> int:
-        return self.trainer.max_steps  # also after a resume
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        return "Erasing"
-
-    def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict:
-        return {
-            name.removeprefix("train/"): value
-            for name, value in super().get_metrics(trainer, module).items()
-            if name == "train/loss"
-        }
 
 
 class BeforeAfterGrids(Callback):
@@ -151,8 +133,7 @@ class Checkpoints(Callback):
         return signum, bool(late)
 
     def write(self, trainer: pl.Trainer, module: Erasure) -> None:
-        if not all(tensor.isfinite().all() for tensor in module.trained_tensors().values()):
-            raise FloatingPointError(f"the weights are not finite after step {trainer.global_step}: lower lr or eta")
+        module.require_finite()
         trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt")
         self.last = time.monotonic()
         self.prune(trainer)

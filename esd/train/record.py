@@ -1,66 +1,45 @@
-"""All that an edit depends on, for its header."""
+"""What a run notes down of itself: in its edit's header, and of what torch cannot repeat."""
 
 from __future__ import annotations
 
-import platform
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
+from pathlib import Path
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from esd.command.words import command_line
-from esd.erasing.concepts import Concept
-from esd.train.build import rank_and_alpha
+from esd.edits.edit import Edit
+from esd.erasing.run import Run
 
 
-def record_of(cfg: DictConfig, concepts: list[Concept], base_hash: str) -> dict:
-    """All that an edit depends on, for its header; nothing else, so that a run that was interrupted leaves the same file."""
-    packages = ("torch", "diffusers", "transformers", "pytorch-lightning", "erased-diffusion")
-    chosen = OmegaConf.to_container(cfg, resolve=True)
-    return {
-        "base": cfg.model.name if cfg.model.path is None else str(cfg.model.path),
-        "base_hash": base_hash,
-        "concept": [concept.text for concept in concepts],
-        "erase_from": [concept.erase_from for concept in concepts],
-        "templates": list(cfg.templates),
-        "eta": cfg.eta,
-        "layers": cfg.layers.name,
-        "lora": dict(zip(("rank", "alpha"), rank_and_alpha(cfg), strict=True)) if cfg.lora.rank else None,
-        "trajectories": chosen["trajectories"],
-        "guidance": cfg.guidance,
-        "sampling_steps": cfg.sampling_steps,
-        "steps": cfg.steps,
-        "batch": cfg.batch,
-        "lr": cfg.lr,
-        "seed": cfg.seed,
-        "preserve": chosen["preserve"],
-        "preserve_weight": cfg.preserve_weight,
-        "preserve_batch": cfg.preserve_batch or cfg.batch,
-        "optimizer": chosen["optimizer"],
-        "schedule": chosen["schedule"],
-        "precision": str(chosen["trainer"]["precision"]),
-        "dtype": cfg.model.dtype,
-        "quantize": cfg.model.quantize,
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "command": command_line("esd.train", *without_resume(HydraConfig.get().overrides.task)),
-        "versions": {"python": platform.python_version(), **{name: package_version(name) for name in packages}},
-    }
+def edit_of(run: Run, cfg: DictConfig, not_read: dict[str, str]) -> Edit:
+    """The run's edit, which says by which command and from which configuration it was made."""
+    asked = OmegaConf.to_container(cfg, resolve=True)
+    return run.edit(
+        base=cfg.model.name if cfg.model.path is None else str(cfg.model.path),
+        preserve=asked["preserve"],
+        optimizer=asked["optimizer"],
+        schedule=asked["schedule"],
+        not_read=not_read,
+        command=command_line("esd.train", *own_folders(), *without_resume(HydraConfig.get().overrides.task)),
+    )
+
+
+def own_folders() -> list[str]:
+    """The arguments that name configuration folders of one's own, which Hydra does not count among a run's options."""
+    hydra = HydraConfig.get()
+    given = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    folders = [f"--config-dir={os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path}" for path in given]
+    return folders + [option for option in hydra.overrides.hydra if option.startswith("hydra.searchpath=")]
 
 
 def without_resume(task: Iterable[str]) -> list[str]:
     """What a run was asked for, without what it goes on from."""
     return [option for option in task if not option.startswith("resume=")]
-
-
-def package_version(package: str) -> str:
-    try:
-        return version(package)
-    except ModuleNotFoundError:  # run from a checkout that was not installed
-        return "not installed"
 
 
 @contextmanager

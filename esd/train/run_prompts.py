@@ -11,10 +11,10 @@ from rich.console import Console
 from esd import UserError
 from esd.command.checks import option_errors, texts
 from esd.erasing.concepts import Concept, pair_up, preserved
+from esd.erasing.prompts import unread_of
 from esd.models.family import Model
-from esd.models.lengths import unread
 from esd.protocols.everyday import everyday_without, mentions
-from esd.sample.unread import lines_about, named
+from esd.sample.unread import lines_about
 
 
 def concepts_of(cfg: DictConfig) -> tuple[list[Concept], list[Concept]]:
@@ -29,9 +29,7 @@ def concepts_of(cfg: DictConfig) -> tuple[list[Concept], list[Concept]]:
         prompts = read_lines(Path(cfg.preserve).expanduser())
     else:
         prompts = texts(cfg.preserve, "preserve")
-    if both := {prompt.lower() for prompt in prompts} & {text.lower() for text in gone}:
-        raise UserError(f"preserve holds '{min(both)}', which concept erases: take it out of one of them")
-    return erased, preserved(prompts, cfg.preserve_weight)
+    return erased, preserved(prompts, cfg.preserve_weight, erased)
 
 
 def check_lengths(
@@ -41,15 +39,7 @@ def check_lengths(
 
     Raises UserError for a concept that is longer than the text encoder holds, unless truncate=true asks for what is read.
     """
-    texts = [concept.text for concept in concepts] + [concept.erase_from for concept in concepts if concept.erase_from]
-    asked = [template.replace("{}", text) for text in texts for template in cfg.templates]
-    cut = {prompt: rest for prompt in dict.fromkeys(asked) if (rest := unread(model.base, prompt))}
-    if cut and not cfg.truncate:
-        prompt, rest = next(iter(cut.items()))
-        raise UserError(
-            f"{named(prompt)} is longer than {model.name}'s text encoder holds, and {named(rest)} would not be read: "
-            "shorten the concept, or give truncate=true to erase what is read of it"
-        )
+    cut = unread_of(model, concepts, list(cfg.templates), cfg.truncate)
     for said in lines_about(model, prompts, cfg.model.path is None):
         console.print(f"warning: {said}", style="yellow", soft_wrap=True, markup=False)
     return cut

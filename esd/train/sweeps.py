@@ -118,6 +118,7 @@ def finished_metrics(folder: Path, task: list[str]) -> dict | None:
         return None
     metrics = json.loads(file.read_text(encoding="utf-8"))
     typed = shlex.split(metrics.get("record", {}).get("command", ""))[3:]  # after python -m esd.train
+    typed = [argument for argument in typed if not argument.startswith(("-", "hydra."))]  # folders of one's own
     before = [quote_free_text(argument, False) for argument in typed]
     asked = [quote_free_text(argument, False) for argument in task]
     return metrics if without_resume(before) == without_resume(asked) else None

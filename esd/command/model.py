@@ -1,0 +1,31 @@
+"""The configured model (conf/model): `_target_` names what loads it, esd.models.load or a function of one's own with the
+same arguments, (path, name, dtype), that returns an esd.models.family.Model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hydra.utils import get_method
+from omegaconf import DictConfig
+
+from esd.command.checks import option_errors
+from esd.models import folder_of
+
+if TYPE_CHECKING:
+    from esd.models.family import Model
+
+SHIPPED = "esd.models.load"
+
+
+def check_model(cfg: DictConfig) -> None:
+    """Raises UserError for a path that is no model, before anything heavy is imported. What a loader of one's own takes, it
+    says itself."""
+    if cfg.get("_target_", SHIPPED) == SHIPPED:
+        folder_of(cfg.path)
+
+
+def load_model(cfg: DictConfig, dtype: str | None = None) -> Model:
+    """cfg: the group `model`; dtype: other than the configured one."""
+    with option_errors("model"):
+        load = get_method(cfg.get("_target_", SHIPPED))
+    return load(cfg.path, cfg.name, dtype or cfg.dtype)

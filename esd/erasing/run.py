@@ -1,0 +1,196 @@
+"""One erasure from its options to its edit: what `python -m esd.train` and `esd.erase` both do."""
+
+from __future__ import annotations
+
+import copy
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Trainer
+from torch.utils.data import DataLoader
+
+from esd.edits.edit import Edit
+from esd.edits.lora import tensors_of
+from esd.erasing.concepts import Concept, Draws
+from esd.erasing.erasure import Erasure
+from esd.erasing.layers import Layers, select_parameters, student_of
+from esd.erasing.lora import factors, lora_student_of
+from esd.erasing.prompts import PromptTable
+from esd.erasing.trajectories import Denoisers, Trajectories
+from esd.models import precision
+from esd.models.family import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """All that decides an edit beside the model, under the names of conf/train.yaml, its choices as objects."""
+
+    concepts: list[Concept]  # to erase
+    preserved: list[Concept]
+    templates: list[str]
+    eta: float
+    layers: Layers
+    trajectories: Trajectories
+    guidance: float
+    sampling_steps: int
+    steps: int
+    batch: int
+    lr: float
+    seed: int
+    preserve_weight: float
+    preserve_batch: int
+    optimizer: Callable  # parameters → torch's optimiser
+    schedule: Callable  # optimiser → torch's schedule
+    lora: tuple[int, float] | None  # rank and alpha; None: whole weights are trained
+    dtype: str  # of the frozen weights: esd.models.DTYPES
+    quantize: str | None  # of the frozen weights beside a LoRA: int8
+    gradient_checkpointing: bool = False
+    compile: bool = False
+
+    @property
+    def preserving_batch(self) -> int:
+        """Examples of a step that preserve."""
+        return (self.preserve_batch or self.batch) if self.preserved else 0
+
+    @property
+    def dtype_loaded(self) -> str:
+        """What the model is to be loaded in: the student is made of the weights on disk, before the frozen ones are rounded."""
+        return "fp32" if self.dtype == "fp32" else "auto"
+
+    def record(
+        self, *, base: str, base_hash: str, preserve: object, optimizer: dict, schedule: dict, precision: str,
+        deterministic: bool, command: str, not_read: dict[str, str],
+    ) -> dict:  # fmt: skip
+        """All that an edit depends on; nothing else, so that a run that was interrupted leaves the same file.
+
+        base: the model's name or path. preserve, optimizer, schedule: as they were asked for, in plain values. not_read: of
+        a prompt to erase the rest that the text encoders do not hold.
+        """
+        return {
+            "base": base,
+            "base_hash": base_hash,
+            "concept": [concept.text for concept in self.concepts],
+            "erase_from": [concept.erase_from for concept in self.concepts],
+            "templates": self.templates,
+            "eta": self.eta,
+            "layers": self.layers.name,
+            "lora": dict(zip(("rank", "alpha"), self.lora, strict=True)) if self.lora else None,
+            "trajectories": self.trajectories.record(),
+            "guidance": self.guidance,
+            "sampling_steps": self.sampling_steps,
+            "steps": self.steps,
+            "batch": self.batch,
+            "lr": self.lr,
+            "seed": self.seed,
+            "preserve": preserve,
+            "preserve_weight": self.preserve_weight,
+            "preserve_batch": self.preserve_batch or self.batch,
+            "optimizer": optimizer,
+            "schedule": schedule,
+            "precision": precision,
+            "dtype": self.dtype,
+            "quantize": self.quantize,
+            "deterministic": deterministic,
+            "command": command,
+            "versions": versions(),
+            **({"not_read": not_read} if not_read else {}),
+        }
+
+
+def lora_of(rank: int | None, alpha: float | None) -> tuple[int, float] | None:
+    """Options.lora: alpha is the rank unless it is given."""
+    return None if rank is None else (rank, rank if alpha is None else float(alpha))
+
+
+def trainer_for(make: Callable[..., Trainer], steps: int, **options) -> Trainer:
+    """Lightning's trainer for one long epoch of so many steps, which keeps and reports nothing unless told to."""
+    return make(
+        max_steps=steps, limit_train_batches=steps, logger=False, enable_checkpointing=False, enable_model_summary=False,
+        use_distributed_sampler=False, **options,
+    )  # fmt: skip
+
+
+class Run:
+    """Everything that an erasure is made of, on the trainer's device: Run(…), then begin(), then fit(), then edit(…)."""
+
+    def __init__(self, model: Model, options: Options, trainer: Trainer):
+        """model: loaded in `options.dtype_loaded`."""
+        self.model, self.options, self.trainer = model, options, trainer
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a help for debugging, at a cost
+        self.device = trainer.strategy.root_device
+        names = select_parameters(model.denoiser, options.layers)
+        if options.lora is None:
+            self.student, self.trained = student_of(model.denoiser, names), names
+        else:
+            self.student, self.trained = lora_student_of(
+                model.denoiser, names, *options.lora, options.seed, options.layers.name
+            )  # fmt: skip
+        precision.store(model.base, model.denoiser, options.dtype)
+        if options.quantize is not None:
+            precision.quantize(model.denoiser, self.student)
+        self.prompts = PromptTable(model, options.concepts + options.preserved, options.templates, self.device)
+        self.sampler = model.sampler(options.sampling_steps)
+        if options.gradient_checkpointing:
+            self.student.enable_gradient_checkpointing()
+        for denoiser in (model.denoiser, self.student) if options.compile else ():
+            denoiser.compile()  # in place: the names of its weights stay
+        for part in (model.denoiser, self.student, self.prompts, self.sampler):
+            part.to(self.device)  # where a cache is rolled out
+        self.denoisers = Denoisers(model, self.sampler, self.prompts, options.guidance, model.denoiser, self.student)
+
+    def begin(self, advance: Callable[[int, int], None] = lambda n, total: None) -> None:
+        """Prepare the source of x_t, which may take long: advance(n, total) is told of every n of its forwards."""
+        o = self.options
+        self.trajectories = copy.copy(o.trajectories).begin(self.denoisers, advance)
+        self.module = Erasure(
+            self.model, self.student, self.trained, self.prompts, self.sampler, self.trajectories, o.optimizer, o.schedule
+        )
+        self.module.to(self.device)
+
+    def fit(self, checkpoint: Path | None = None, done: int = 0) -> None:
+        """Train; on from a checkpoint of so many steps, if there is one."""
+        o = self.options
+        draws = Draws(
+            concepts=len(o.concepts), templates=len(o.templates), positions=len(self.sampler), batch=o.batch, seed=o.seed,
+            preserved=len(o.preserved), preserved_batch=o.preserving_batch,
+            walks=self.trajectories.walks, staggered=self.trajectories.staggered,
+            rank=self.trainer.global_rank, world=self.trainer.world_size, start=done,
+        )  # fmt: skip
+        self.trainer.fit(self.module, DataLoader(draws, batch_size=None), ckpt_path=checkpoint, weights_only=True)
+
+    def edit(self, **asked) -> Edit:
+        """What was made, with its record. asked: those of Options.record that the run does not know."""
+        self.module.require_finite()
+        found = {
+            "base_hash": self.model.base_hash,
+            "precision": self.trainer.precision,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        }
+        tensors = self.module.trained_tensors()
+        if self.options.lora is not None:
+            part = "transformer" if hasattr(self.model.base, "transformer") else "unet"
+            tensors = tensors_of(factors(tensors, *self.options.lora), part)
+        return Edit(tensors, self.options.record(**found, **asked))
+
+
+def free_determinism() -> str | bool:
+    """Lightning's `deterministic`: warn (deterministic algorithms wherever there are any) without a GPU, where that costs
+    nothing; false with one."""
+    return False if torch.cuda.is_available() else "warn"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that results depend on."""
+    packages = ("torch", "diffusers", "transformers", "pytorch-lightning", "erased-diffusion")
+    return {"python": platform.python_version(), **{name: package_version(name) for name in packages}}
+
+
+def package_version(package: str) -> str:
+    try:
+        return version(package)
+    except ModuleNotFoundError:  # run from a checkout that was not installed
+        return "not installed"
