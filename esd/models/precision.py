@@ -37,18 +37,22 @@ def dtype_on_disk(files: Iterable[Path]) -> torch.dtype:
     return max(sizes, key=sizes.get, default=torch.float32)
 
 
-@torch.no_grad()
 def store(pipeline: DiffusionPipeline, denoiser: nn.Module, dtype: str) -> None:
-    """Store the denoiser's matrices in this precision ("auto": as they are), in place: who shares a weight has it so, too.
+    """Store the denoiser's weights in this precision. Text encoders and VAE, which serve in passing, stay as they are; "fp32"
+    is float32 throughout."""
+    if dtype != "fp32":
+        return store_denoiser(denoiser, dtype)
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            part.float()
+
+
+@torch.no_grad()
+def store_denoiser(denoiser: nn.Module, dtype: str) -> None:
+    """Store its matrices in this precision ("auto": as they are), in place: who shares a weight has it so, too.
 
     Vectors (biases, norms, one weight in a thousand) become float32, exactly: norms take no other beside a float32 latent.
-    Text encoders and VAE, which serve in passing, stay as they are; "fp32" is float32 throughout.
     """
-    if dtype == "fp32":
-        for part in pipeline.components.values():
-            if isinstance(part, nn.Module):
-                part.float()
-        return
     for parameter in denoiser.parameters():
         wanted = STORED.get(dtype, parameter.dtype) if parameter.dim() > 1 else torch.float32
         parameter.data = parameter.data.to(wanted)
