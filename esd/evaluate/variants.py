@@ -44,6 +44,7 @@ class Variant:
         about = [
             concept_names(self.concepts, self.erase_from),
             str(self.record.get("layers", "")),
+            "LoRA" if self.record.get("lora") else "",
             f"η={self.record.get('eta', 1):g}",
         ]
         return " ".join(filter(None, about))
