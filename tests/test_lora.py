@@ -115,15 +115,6 @@ def test_the_edit_draws_what_the_student_draws(trained):
     assert torch.equal(sample(again, again.denoiser, ["a pizza"], [5], **LOOK), base)
 
 
-def test_an_attack_meets_what_the_edit_draws(trained):
-    from esd.attack.rows import edited
-
-    folder, name, module, path = trained
-    model = models.load(str(folder), name)
-    ours = sample(model, edited(model, read_edit(path)), ["a pizza"], [5], **LOOK)
-    torch.testing.assert_close(ours, sample(module.model, module.student, ["a pizza"], [5], **LOOK), atol=1e-4, rtol=0)
-
-
 def test_it_is_loaded_at_any_strength_added_up_and_taken_off_again(trained, tmp_path):
     folder, name, module, path = trained
     pipe = models.load(str(folder), name).base

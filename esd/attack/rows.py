@@ -22,10 +22,9 @@ from torch import Tensor, nn
 
 from esd import UserError
 from esd.attack.target import Attack, Target
-from esd.edits.edit import Edit, whole
+from esd.edits.edit import Edit
 from esd.erasing.layers import student_of
 from esd.models.family import Model
-from esd.models.hashes import own_weights
 from esd.protocols.everyday import everyday_without
 from esd.sample.sampling import sample
 
@@ -46,7 +45,6 @@ class Row:
 
 def edited(model: Model, edit: Edit, strength: float = 1.0) -> nn.Module:
     """A copy of the base denoiser that owns only what the edit changes: W₀ + strength·(W − W₀)."""
-    edit = whole(edit, own_weights(model.denoiser))
     student = student_of(model.denoiser, edit.tensors)
     with torch.no_grad():
         for name, parameter in student.named_parameters():
