@@ -112,6 +112,9 @@ def test_rows():
     assert {row.prompt for row in by["erased_templates"]} == {"a painting by Van Gogh", "a painting by car"}
     assert {row.prompt for row in by["erased"]} == {way.replace("{}", text) for way in NAMES for text in ("Van Gogh", "car")}
     assert len(by["erased_scene"]) == 12 and len(SCENES) == 6 and len({row.seed for row in rows}) == len(rows)
+    alone = {row.file for row in protocol(lookalikes="auto").rows(["car"])}
+    shared = {row.file for row in by["erased"] if "car" in row.prompt}
+    assert shared and shared <= alone, "a prompt's pictures are the same, whatever else is asked for"
     assert len(by["kept"]) == len({row.prompt for row in by["kept"]}) == 10
     everything = protocol(kept=200).rows(["Van Gogh", "car"])
     kept = {row.prompt for row in everything if row.group == "kept"}

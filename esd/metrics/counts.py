@@ -47,7 +47,7 @@ def lost(base: dict[str, dict], edit: dict[str, dict]) -> list[dict]:
     """
     found = []
     for group, figure in edit.items():
-        for name, after in figure.get("each", {}).items() if not group.startswith("erased") else ():
+        for name, after in figure.get("each", {}).items() if group.startswith(("kept", "lookalikes")) else ():
             before = base[group]["each"][name]
             if wilson(*after)[1] < wilson(*before)[0]:
                 found.append({"group": group, "name": name, "base": list(before), "edit": list(after)})

@@ -8,6 +8,7 @@ things, so that it is right for this concept and this model; how often it is rig
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,7 @@ from esd.metrics.clip import Clip, calibrated_margin, clip_folder, lead
 from esd.metrics.counts import mean_figure, rate_figure
 from esd.metrics.paired import PairedDistance
 from esd.metrics.quality import lpips
-from esd.protocols import Batches, Row
+from esd.protocols import Batches, Row, noise_seed
 from esd.protocols.everyday import everyday_without
 from esd.protocols.lookalikes import lookalikes
 
@@ -57,7 +58,8 @@ class Concept:
     that the shipped table has; lookalike_pictures of each. alternatives: beside the everyday ones, what a picture may
     show instead of the concept."""
 
-    name, version, concept_needed, side = "concept", 1, True, None
+    # 2: a noise is a function of protocol, prompt and number alone; what is kept is counted by name, too
+    name, version, concept_needed, side = "concept", 2, True, None
     labels = LABELS
     reference: dict = {}
 
@@ -96,11 +98,13 @@ class Concept:
     def rows(self, concepts: Sequence[str], erase_from: Sequence[str] = ()) -> list[Row]:
         """Every picture has a noise of its own. A concept that is erased from another text is looked for where that text
         is asked for, and so is what must be left; asked by its own name, it is counted apart."""
-        made, noises = [], itertools.count(100_000 * self.seed)
+        made, asked = [], Counter()
+        noises = f"{self.name} {self.version} {self.seed}"
 
         def ask(prompts: Sequence[str], pictures: int, **groups: str) -> None:
             for prompt, _ in zip(itertools.cycle(prompts), range(pictures if prompts else 0), strict=False):
-                noise = next(noises)
+                noise = noise_seed(noises, prompt, asked[prompt])  # wherever in the list it stands
+                asked[prompt] += 1
                 made.extend(Row(group, prompt, noise, about, self.guidance) for group, about in groups.items())
 
         phrased = [template for template in self.templates if template not in NAMES]
@@ -186,11 +190,9 @@ class Concept:
                 own = torch.tensor([texts.index(str(rows[i].subject)) for i in index], device=after.device)
                 cos = after[index] @ self.judge.texts(texts).T  # (n, texts)
                 right = cos.argmax(1) == own
+                each = {text: [int(right[own == k].sum()), int((own == k).sum())] for k, text in enumerate(texts)}
                 figures[group] = rate_figure(int(right.sum()), len(index))
-                if group == "lookalikes":
-                    figures[group]["each"] = {
-                        text: [int(right[own == n].sum()), int((own == n).sum())] for n, text in enumerate(alike)
-                    }
+                figures[group]["each"] = {text: pair for text, pair in each.items() if pair[1]}
                 moved = (after[index] - before[index]).square().sum(1) / 2  # 1 − cos of unit features
                 figures[f"{group}_distance"] = mean_figure(moved.tolist())
                 if group == "kept":
