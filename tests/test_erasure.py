@@ -176,6 +176,7 @@ def test_autograd_goes_no_deeper_than_the_first_trained_layer(tiny_folder, check
     assert {name for name, p in student.named_parameters() if p.grad is not None} == set(module.trained)
 
 
+@pytest.mark.run
 def test_compiled_in_place_it_computes_the_same(tiny_folder):
     """Teacher and student, at the several batch sizes of a pool, without naming their weights anew."""
     from tiny import parts

@@ -1,5 +1,7 @@
 """The README says what is there."""
 
+import ast
+import inspect
 import re
 import shlex
 
@@ -8,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from tiny import ROOT
 
+import esd
 from esd.bench import gallery
 from esd.command.entry import CONF
 from esd.command.words import quote_free_text
@@ -41,6 +44,25 @@ def test_what_it_names_is_there():
 def test_every_command_is_in_its_table():
     commands = {path.parent.name for path in (ROOT / "esd").glob("*/__main__.py")}
     assert {name.split(".")[0] for name in re.findall(r"^\| `python -m esd\.([a-z.]+)", README, re.M)} == commands
+
+
+def test_its_python_calls_what_there_is():
+    """Every function it imports from esd is public, and takes the arguments that it is given."""
+    lines = re.findall(r"^    (.+)$", README.split("## From Python")[1].split("\n## ")[0], re.M)
+    tree = ast.parse("\n".join(lines))
+    (imported,) = (node for node in tree.body if isinstance(node, ast.ImportFrom))
+    assert imported.module == "esd" and {name.name for name in imported.names} <= set(esd.__all__)
+    made = {}  # which class a name holds
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            returned = inspect.signature(getattr(esd, node.value.func.id), eval_str=True).return_annotation
+            made[node.targets[0].id] = returned
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            of = node.func
+            called = getattr(esd, of.id) if isinstance(of, ast.Name) else getattr(made[of.value.id], of.attr)
+            more = [] if isinstance(of, ast.Name) else [None]  # self
+            inspect.signature(called).bind(*more, *node.args, **{keyword.arg: None for keyword in node.keywords})
 
 
 @pytest.mark.parametrize("line", [*COMMANDS, *CASES])
