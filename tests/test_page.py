@@ -57,7 +57,7 @@ def test_it_says_of_a_table_that_weights_or_code_are_others_by_now(tmp_path):
     files = {"esd/studies/study.py": "0" * 16, "esd/gone.py": "1" * 16, "Makefile": file_hash(ROOT / "Makefile")}
     result(tmp_path, code={"commit": "abc1234", "files": files}, weights="none: random ones")
     text = page(tmp_path)
-    assert "by other code than the present: `esd/studies/study.py`, `esd/gone.py` changed or moved since.**" in text
+    assert "**Measured by other code than the present: what makes the table has changed since commit abc1234.**" in text
     assert "on other weights" not in text
 
 

@@ -48,9 +48,8 @@ def changes(result: dict, weights: str) -> Iterator[str]:
     """What is not any more as it was when the table was measured."""
     if re.fullmatch("[0-9a-f]{16}", result["weights"]) and result["weights"] != weights:
         yield f"on other weights than the present ones ({weights})"
-    files = result["code"]["files"]
-    if other := [path for path, known in files.items() if file_hash(ROOT / path) != known]:
-        yield f"by other code than the present: {', '.join(f'`{path}`' for path in other)} changed or moved since"
+    if any(file_hash(ROOT / path) != known for path, known in result["code"]["files"].items()):
+        yield f"by other code than the present: what makes the table has changed since commit {result['code']['commit']}"
 
 
 def section(result: dict, weights: str) -> Iterator[str]:
