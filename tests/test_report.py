@@ -65,8 +65,8 @@ def page(tmp_path_factory):
 
 def test_the_page_names_what_was_lost(page):
     text = page.read_text(encoding="utf-8")
-    assert text.count("lost: fox (8 → 0 of 8)") == 1 and text.count('<td data-value="1">fox</td>') == 1
-    assert text.count('<td data-value="0"></td>') == 2
+    assert text.count("lost: fox (8 → 0 of 8)") == 1 and text.count('<td data-name="lost" data-value="1">fox</td>') == 1
+    assert text.count('<td data-name="lost" data-value="0"></td>') == 2
 
 
 def test_pareto_keeps_what_nothing_beats():
