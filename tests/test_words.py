@@ -33,6 +33,7 @@ from esd.command.words import as_typed, check_readable, command_line, quote_free
         ("concept='a','b'", False, "concept=['a','b']"),
         ("concept='a','b'", True, "concept='a','b'"),
         ("erase_from='90s cartoon", False, r"erase_from='\'90s cartoon'"),
+        ("concept=[Ван Гог, η, Big Ben]", False, 'concept=["Ван Гог", "η", Big Ben]'),
         ("prompt=[ACME] logo, red", False, "prompt='[ACME] logo, red'"),
         ("prompt='90s' cartoon, red", False, r"prompt='\'90s\' cartoon, red'"),
         ("prompt=$5 bill", False, "prompt='$5 bill'"),

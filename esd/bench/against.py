@@ -146,13 +146,13 @@ def main() -> None:
     from esd.command.entry import ArgumentParser
 
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--concepts", nargs="+", default=["pizza", "owl"])
+    parser.add_argument("--concepts", nargs="+", default=["pizza", "owl"], help="what is erased (pizza owl)")
     parser.add_argument("--pictures", type=int, default=18, help="of the concept by name, and as many in styles")
     parser.add_argument("--every", type=int, default=3, help="one picture of every so many other objects")
-    parser.add_argument("--sampling-steps", type=int, default=20)
+    parser.add_argument("--sampling-steps", type=int, default=20, help="of a judged picture")
     parser.add_argument("--steps", type=int, default=60, help="of an erasure")
     parser.add_argument("--again", type=int, default=60, help="steps of training again")
-    parser.add_argument("--out", type=Path, default=Path("outputs/bench-against.json"))
+    parser.add_argument("--out", type=Path, default=Path("outputs/bench-against.json"), help="the results' file")
     options = parser.parse_args()
     from rich.console import Console
 

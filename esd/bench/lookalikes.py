@@ -50,7 +50,7 @@ def cosines(vectors: Tensor) -> Tensor:
 def main() -> None:
     parser = ArgumentParser(prog="python -m esd.bench.lookalikes", description=__doc__)
     parser.add_argument("--pictures", type=int, default=4, help="of each object")
-    parser.add_argument("--out", type=Path, default=TABLE)
+    parser.add_argument("--out", type=Path, default=TABLE, help="the results' file")
     options = parser.parse_args()
     silence_libraries()
     from rich.console import Console

@@ -40,6 +40,7 @@ def groups_of(file: Path) -> dict[str, str]:
     """The groups that a configuration chooses from, with what it takes where nothing is said."""
     defaults = yaml.safe_load(file.read_text(encoding="utf-8")).get("defaults", [])
     pairs = [entry.popitem() for entry in defaults if isinstance(entry, dict)]
+    pairs = [(group, ",".join(chosen) if isinstance(chosen, list) else chosen) for group, chosen in pairs]
     return {group: chosen or "" for group, chosen in pairs if not group.startswith("override ")}
 
 

@@ -53,6 +53,8 @@ def quote_free_text(argument: str, multirun: bool) -> str:
     if value[0] in "'\"[" or value.startswith("${"):
         its = read(argument)
         if value[0] == "[" and closing(value) == len(value) - 1 and (its is None or has_dict(its)):
+            if re.fullmatch(r"\[[\w ,.;&!?/-]*\]", value):  # plain words in other letters than Hydra's: [Ван Гог, η]
+                return quoted_list(argument)
             right = shell_quoted(quoted_list(argument))
             raise UserError(f"{argument} cannot be read as a list: put its texts in quotes, {right}")
         if its and name == "templates" and value[0] in "'\"" and not its.is_sweep_override():
@@ -87,8 +89,8 @@ def quoted_list(argument: str) -> str:
     """A list of bare texts with quotes around those that need them."""
     key, _, value = argument.partition("=")
     parts = [part.strip().strip('"') for part in value[1:-1].split(",")]
-    plain = r"[\w \-]*"
-    quoted = [part if re.fullmatch(plain, part) else hydra_literal(part) if '"' in part else f'"{part}"' for part in parts]
+    bare = re.compile(r"[\w \-]*", re.ASCII)
+    quoted = [part if bare.fullmatch(part) else hydra_literal(part) if '"' in part else f'"{part}"' for part in parts]
     return f"{key}=[{', '.join(quoted)}]"
 
 
