@@ -71,7 +71,7 @@ def cell(count: list[int]) -> str:
 def main() -> None:
     parser = ArgumentParser(prog="python -m esd.bench.lora", description=__doc__)
     parser.add_argument("--tune", action="store_true", help=f"the LoRA's learning rates, on {', '.join(TUNED_ON)}")
-    parser.add_argument("--concepts", nargs="+", default=[*OBJECTS, *STYLES], metavar="CONCEPT")
+    parser.add_argument("--concepts", nargs="+", default=[*OBJECTS, *STYLES], metavar="CONCEPT", help="what is erased")
     parser.add_argument(
         "--out", type=Path, default=Path("outputs/bench-lora.json"), help="all counts: what is there is not done again"
     )
