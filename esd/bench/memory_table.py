@@ -13,11 +13,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from esd.bench.memory import Held, held_by
-from esd.command.entry import CONF, ArgumentParser
+from esd.command.entry import ArgumentParser
 from esd.erasing import layers, lora
 from esd.models import precision, sizes
 
@@ -68,8 +67,7 @@ def stored(denoiser: nn.Module) -> list[Tensor]:
 def networks(teacher: nn.Module, case: Case) -> nn.Module:
     """The student, made and stored as a run makes it (train/build.py) of a model that is bfloat16 on disk."""
     teacher.bfloat16()
-    rule = layers.LayerRule(**OmegaConf.to_container(OmegaConf.load(CONF / "layers" / "esd-x.yaml")))
-    names = layers.select_parameters(teacher, rule)
+    names = layers.select_parameters(teacher, layers.shipped_rule("esd-x"))
     if case.rank is None:
         student = layers.student_of(teacher, names)
     else:
