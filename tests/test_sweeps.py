@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
@@ -36,16 +34,18 @@ def test_a_failed_run_says_why_and_a_repeated_one_forgets_it(tmp_path, capsys):
     assert not (tmp_path / "1-dog" / "error.txt").exists()
 
 
-def test_finished_is_the_same_run_that_ended(tmp_path):
-    task = ["concept='a \\'big\\' cat'", "eta=2"]
-    assert sweeps.finished_metrics(tmp_path, task) is None
-    import shlex
+def test_the_same_run_is_the_one_whose_edit_would_be_the_same(tmp_path):
+    from esd.train.record import changed_entry, check_same_run
 
-    command = shlex.join(["python", "-m", "esd.train", *task])
-    (tmp_path / "metrics.json").write_text(json.dumps({"record": {"command": command}, "steps": 3}))
-    assert sweeps.finished_metrics(tmp_path, task)["steps"] == 3
-    assert sweeps.finished_metrics(tmp_path, [task[1], "resume=true", task[0]])["steps"] == 3  # in any order, resumed or not
-    assert sweeps.finished_metrics(tmp_path, ["eta=2"]) is None  # another run, whose number this folder's name has
+    before = {"eta": 1.0, "preserve": ["a"], "steps": 4, "command": "x", "versions": {"torch": "1"}, "precision": "bf16-mixed"}
+    assert changed_entry(before, {**before, "steps": 6, "command": "y", "versions": {}}) is None
+    assert changed_entry(before, {**before, "new": 1}) is None  # of a later version
+    assert changed_entry(before, {**before, "preserve": ("a",)}) is None  # as JSON writes it
+    with pytest.raises(UserError, match="1-cat: eta was 1.0 when this run was begun, and is 2.0 now"):
+        check_same_run(tmp_path / "1-cat", before, {**before, "eta": 2.0})
+    with pytest.raises(UserError, match="precision .*: give trainer.precision=bf16-mixed"):
+        check_same_run(tmp_path, before, {**before, "precision": "32-true"})
+    assert changed_entry(before, {**before, "precision": "32-true"}, "precision") is None
 
 
 def test_a_sweep_resumed_is_the_newest_sweep_with_the_same_options(tmp_path, monkeypatch):
@@ -64,7 +64,7 @@ def test_a_sweep_resumed_is_the_newest_sweep_with_the_same_options(tmp_path, mon
     made("10-00-00", "concept='cat','dog'", "eta=1,2")
     newest = made("11-00-00", "eta=1,2", "concept='cat','dog'", "resume=true")
     made("12-00-00", "concept='cat','dog'", "eta=3")
-    expected = ["-m", "concept='cat','dog'", "eta=1,2", "resume=true", f"hydra.sweep.dir='{newest}'"]
+    expected = ["-m", "eta=1,2", "concept='cat','dog'", "resume=true", f"hydra.sweep.dir='{newest}'"]  # in the sweep's order
     assert sweeps.with_sweep_folder(first) == expected
     assert sweeps.with_sweep_folder([*first, "hydra/launcher=cores"])[-1] == expected[-1]  # where it runs is not what it is
     by_name = sweeps.with_sweep_folder(["-m", f"resume={newest}"])

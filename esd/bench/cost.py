@@ -97,6 +97,7 @@ def overhead(model, store: Cache, folder: Path, steps: int, turns: int) -> dict:
 
     import esd.train.options  # noqa: F401  (registers the options' types)
     from esd.erasing.bar import ErasingBar
+    from esd.train.callbacks import LoggedFigures
 
     marks: list[float] = []
 
@@ -114,8 +115,8 @@ def overhead(model, store: Cache, folder: Path, steps: int, turns: int) -> dict:
         loop.module.optimizer, loop.module.schedule = instantiate(cfg.optimizer), instantiate(cfg.schedule)
         trainer = instantiate(
             cfg.trainer, _convert_="all", max_steps=steps, limit_train_batches=steps, logger=CSVLogger(folder),
-            callbacks=[ErasingBar(refresh_rate=5), Clock()], default_root_dir=folder, enable_checkpointing=False,
-            enable_model_summary=False,
+            callbacks=[ErasingBar(refresh_rate=5), LoggedFigures(), Clock()], default_root_dir=folder,
+            enable_checkpointing=False, enable_model_summary=False,
         )  # fmt: skip
         trainer.fit(loop.module, DataLoader(loop.dataset, batch_size=None))
         return time.perf_counter() - started, (marks[-1] - marks[0]) / (steps - 1)

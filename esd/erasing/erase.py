@@ -143,14 +143,19 @@ def erase(
         try:
             with interruptible():
                 run.fit()
-            return run.edit(
+            record = options.record(
                 base=str(pipe.config.get("_name_or_path") or type(pipe).__name__),
+                base_hash=model.base_hash,
+                devices=trainer.world_size,
                 preserve=preserve if isinstance(preserve, str | None) else list(preserve),
                 optimizer=described(optimizer),
                 schedule=described(schedule),
+                precision=trainer.precision,
+                deterministic=torch.are_deterministic_algorithms_enabled(),
                 command=call_of(asked),
                 not_read=not_read,
             )
+            return run.edit(record)
         except FloatingPointError as error:
             raise UserError(str(error)) from error
 

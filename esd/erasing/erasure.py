@@ -22,6 +22,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from esd import UserError
 from esd.erasing.concepts import Draw
 from esd.erasing.prompts import PromptTable
 from esd.erasing.trajectories import Trajectories
@@ -62,6 +63,7 @@ class Erasure(pl.LightningModule):
         self.teacher, self.student = trajectories.teacher, student  # no teacher where x_t comes from a cache
         self.prompts, self.sampler, self.trajectories = prompts, sampler, trajectories
         self.trained, self.optimizer, self.schedule = trained, optimizer, schedule
+        self.figures: dict[str, Tensor] = {}  # of the last step, for whoever logs them
 
     def training_step(self, draw: Draw, _: int) -> Tensor:
         with torch.inference_mode():
@@ -91,19 +93,23 @@ class Erasure(pl.LightningModule):
         t = int(self.sampler.timesteps[draw.position[worst]])
         return f"the loss is not finite at step {self.global_step}, time step {t}, concept '{concept}': lower lr or eta"
 
+    @property
+    def measures(self) -> bool:
+        """Whether this step's figures are for the loggers: every log_every_n_steps the last one's."""
+        return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
+
     def log_loss(self, error: Tensor, loss: Tensor, draw: Draw) -> None:
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(error))
-        if self.trainer.global_step % self.trainer.log_every_n_steps:
-            return
-        band = (self.sampler.timesteps[draw.position] * BANDS / 1000).long().clamp(max=BANDS - 1)  # (B,)
-        for i in band.unique().tolist():
-            name = f"train/loss_t{1000 * i // BANDS}-{1000 * (i + 1) // BANDS}"
-            self.log(name, error[band == i].mean(), batch_size=len(error))
+        self.log("train/loss", loss, prog_bar=True, logger=False, batch_size=len(error))
+        self.figures = {"train/loss": loss} if self.measures else {}
+        if self.measures:
+            band = (self.sampler.timesteps[draw.position] * BANDS / 1000).long().clamp(max=BANDS - 1)  # (B,)
+            for i in band.unique().tolist():
+                self.figures[f"train/loss_t{1000 * i // BANDS}-{1000 * (i + 1) // BANDS}"] = error[band == i].mean()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        if self.measures:
             grads = [p.grad for p in self.student.parameters() if p.grad is not None]
-            self.log("train/gradient_norm", nn.utils.get_total_norm(grads))
+            self.figures["train/gradient_norm"] = nn.utils.get_total_norm(grads)
 
     def configure_optimizers(self):
         optimizer = self.optimizer([p for p in self.student.parameters() if p.requires_grad])
@@ -127,7 +133,7 @@ class Erasure(pl.LightningModule):
 
     def load_state_dict(self, state: dict[str, Tensor], strict: bool = True, assign: bool = False) -> None:
         if set(state) != set(self.trained):
-            raise ValueError(f"the checkpoint holds other weights than layers trains: {len(state)} against {len(self.trained)}")
+            raise UserError(f"the checkpoint holds other weights than layers trains: {len(state)} against {len(self.trained)}")
         parameters = dict(self.student.named_parameters())
         with torch.no_grad():
             for name, tensor in state.items():
@@ -140,5 +146,5 @@ class Erasure(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         state = checkpoint["trajectories"]  # (ranks, B, C, h, w)
         if state is not None and len(state) != self.trainer.world_size:
-            raise ValueError(f"the checkpoint was written on {len(state)} devices, this run has {self.trainer.world_size}")
+            raise UserError(f"the checkpoint was written on {len(state)} devices, this run has {self.trainer.world_size}")
         self.trajectories.restore(None if state is None else state[self.global_rank])

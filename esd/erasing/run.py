@@ -62,12 +62,12 @@ class Options:
         return "fp32" if self.dtype == "fp32" else "auto"
 
     def record(
-        self, *, base: str, base_hash: str, preserve: object, optimizer: dict, schedule: dict, precision: str,
+        self, *, base: str, base_hash: str, devices: int, preserve: object, optimizer: dict, schedule: dict, precision: str,
         deterministic: bool, command: str, not_read: dict[str, str],
     ) -> dict:  # fmt: skip
         """All that an edit depends on; nothing else, so that a run that was interrupted leaves the same file.
 
-        base: the model's name or path. preserve, optimizer, schedule: as they were asked for, in plain values. not_read: of
+        base: the model's name or path. devices: on each of which a step has a batch. preserve, optimizer, schedule: as they were asked for, in plain values. not_read: of
         a prompt to erase the rest that the text encoders do not hold.
         """
         return {
@@ -84,6 +84,7 @@ class Options:
             "sampling_steps": self.sampling_steps,
             "steps": self.steps,
             "batch": self.batch,
+            "devices": devices,
             "lr": self.lr,
             "seed": self.seed,
             "preserve": preserve,
@@ -162,19 +163,14 @@ class Run:
         )  # fmt: skip
         self.trainer.fit(self.module, DataLoader(draws, batch_size=None), ckpt_path=checkpoint, weights_only=True)
 
-    def edit(self, **asked) -> Edit:
-        """What was made, with its record. asked: those of Options.record that the run does not know."""
+    def edit(self, record: dict) -> Edit:
+        """What was made, with its record (Options.record)."""
         self.module.require_finite()
-        found = {
-            "base_hash": self.model.base_hash,
-            "precision": self.trainer.precision,
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
-        }
         tensors = self.module.trained_tensors()
         if self.options.lora is not None:
             part = "transformer" if hasattr(self.model.base, "transformer") else "unet"
             tensors = tensors_of(factors(tensors, *self.options.lora), part)
-        return Edit(tensors, self.options.record(**found, **asked))
+        return Edit(tensors, record)
 
 
 def free_determinism() -> str | bool:

@@ -12,37 +12,21 @@ from esd.command.checks import texts
 from esd.command.entry import command
 from esd.command.model import check_model
 from esd.command.signals import IS_MAIN_PROCESS, Interrupted, Signals
-from esd.command.words import command_line, hydra_literal, quote_free_text
+from esd.command.words import command_line
 from esd.files import atomic_write, is_disk_full, remove_partial_files
 from esd.train import sweeps
 from esd.train.options import check_train_options
-
-CHANGEABLE = (  # what may change when a run goes on: nothing that the header of its edit would be wrong about
-    "resume", "steps", "checkpoint_", "grid_every", "evaluate", "objective", "logger", "trainer", "gradient_checkpointing",
-    "hydra", "-",
-)  # fmt: skip
+from esd.train.resume import resumed_run, without_resume
 
 
 def resume_arguments(arguments: list[str]) -> list[str]:
-    """resume=<run folder>: that run's own options, in its own folder; beside it stand only those of CHANGEABLE."""
+    """resume=<run folder>: that run's own options, in its own folder."""
     if any(argument in ("-m", "--multirun") for argument in arguments):
         return sweeps.with_sweep_folder(arguments)
-    if not IS_MAIN_PROCESS:  # Lightning starts further ranks with the first one's arguments
-        return arguments
+    if not IS_MAIN_PROCESS:  # Lightning starts further ranks with the first one's arguments, and the first keeps the log
+        return [*arguments, "hydra/job_logging=stdout"]
     folder = next((argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")), "")
-    if not folder or folder == "null":
-        return arguments
-    saved = Path(folder) / ".hydra" / "overrides.yaml"
-    if not saved.is_file():
-        raise UserError(f"resume={folder} is no run's folder: it has no .hydra/overrides.yaml")
-    own = [option for option in OmegaConf.to_container(OmegaConf.load(saved)) if not option.startswith("resume=")]
-    for argument in arguments:
-        if not argument.lstrip("+").startswith(CHANGEABLE) and quote_free_text(argument, False) not in own:
-            name = argument.lstrip("+").partition("=")[0]
-            raise UserError(f"{name} is fixed once a run has begun: leave it out beside resume=, or start a new run")
-        if argument.startswith("steps=") and argument not in own and "schedule=cosine" in own:
-            raise UserError("steps is fixed once a run with schedule=cosine has begun: its learning rate has run down to 0")
-    return [*own, *arguments, f"hydra.run.dir={hydra_literal(folder)}", "hydra.output_subdir=null"]  # Hydra's files are not cut
+    return arguments if folder in ("", "null") else resumed_run(folder, arguments)
 
 
 def record_resumed_options(folder: Path, cfg: DictConfig, task: list[str]) -> None:
@@ -99,16 +83,19 @@ def main(cfg: DictConfig) -> float:
     folder, sweep = Path(hydra.runtime.output_dir), hydra.mode == RunMode.MULTIRUN
     with Signals() as signals:
         try:
-            from esd.train.record import without_resume
-            from esd.train.run import run
+            from esd.train.record import finished_metrics
+            from esd.train.run import console, run
             from esd.train.verdict import objective
 
-            if cfg.resume and sweep and (metrics := sweeps.finished_metrics(folder, list(hydra.overrides.task))):
-                return objective(metrics, cfg.objective)
             if cfg.resume and IS_MAIN_PROCESS:
                 remove_partial_files(folder)
+            metrics = finished_metrics(folder, cfg) if cfg.resume else None
+            if metrics and (sweep or "edit" in metrics or not cfg.evaluate):
                 if not sweep:
-                    record_resumed_options(folder, cfg, without_resume(hydra.overrides.task))
+                    console.print(f"Nothing is left to do: {folder} is finished", soft_wrap=True, markup=False)
+                return objective(metrics, cfg.objective)
+            if cfg.resume and IS_MAIN_PROCESS and not sweep:
+                record_resumed_options(folder, cfg, without_resume(hydra.overrides.task))
             return run(cfg, folder, signals)
         except Interrupted as stop:
             if IS_MAIN_PROCESS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import zipfile
 from collections.abc import Sequence
@@ -69,6 +70,17 @@ class BeforeAfterGrids(Callback):
             self.draw(trainer, module)
 
 
+class LoggedFigures(Callback):
+    """Sends what a step measured to the loggers within the step, so that it lies on the disk before the step's checkpoint:
+    a run that goes on from there does not take the step again. (Lightning's own comes after all callbacks.)"""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Erasure, outputs, batch, batch_idx: int) -> None:
+        figures = {name: float(value) for name, value in module.figures.items()} if trainer.loggers else {}
+        for logger in trainer.loggers if figures else ():
+            logger.log_metrics(figures, trainer.global_step - 1)
+            logger.save()
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Checkpoints that appear whole or not at all. (Lightning's own are moved into place, unsynced, from the system's
     temporary folder, which may be another disk.)"""
@@ -82,12 +94,14 @@ class Checkpoints(Callback):
     """What a run goes on from: written every so many steps, every so many minutes, after the last step and when a signal
     comes; the last two are kept. Each holds what moves and nothing frozen.
 
-    minutes: 0 for none by the clock. Raises FloatingPointError rather than keep weights that are not finite, and
-    Interrupted once the checkpoint that a signal asked for is there.
+    minutes: 0 for none by the clock. record: what the run's edit depends on, by which the next process knows the run.
+    Raises FloatingPointError rather than keep weights that are not finite, and Interrupted once the checkpoint that a signal
+    asked for is there.
     """
 
-    def __init__(self, folder: Path, every: int, minutes: float, signals: Signals):
+    def __init__(self, folder: Path, every: int, minutes: float, signals: Signals, record: dict):
         self.folder, self.every, self.minutes, self.signals = folder / "checkpoints", every, minutes, signals
+        self.record = json.loads(json.dumps(record, default=str))  # plain values, all that a checkpoint may hold
         self.before = 0.0  # seconds of training in the processes before this one
         self.started = self.last = time.monotonic()
 
@@ -97,7 +111,7 @@ class Checkpoints(Callback):
         return self.before + time.monotonic() - self.started
 
     def state_dict(self) -> dict:
-        return {"seconds": self.seconds}
+        return {"seconds": self.seconds, "record": self.record}
 
     def load_state_dict(self, state: dict) -> None:
         self.before = state["seconds"]
@@ -147,6 +161,11 @@ class Checkpoints(Callback):
         self.signals.patient = False
         if self.signals.received:  # it came after the last step's checkpoint
             self.signals.stop(self.signals.received)
+
+
+def checkpoint_record(checkpoint: dict) -> dict:
+    """The record of the run that a checkpoint is of; of earlier versions' nothing."""
+    return checkpoint["callbacks"][Checkpoints.__qualname__].get("record", {})
 
 
 def step_of(path: Path) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import functools
 import http.client
 import netrc
 import os
+import secrets
 import shlex
 import sys
 import tempfile
@@ -19,9 +21,11 @@ from typing import TextIO
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.loggers import Logger, WandbLogger
 
 from esd.command.checks import texts
+from esd.command.signals import Interrupted
+from esd.files import atomic_write
 
 
 def has_key() -> bool:
@@ -56,11 +60,44 @@ def flat_config(cfg: DictConfig) -> dict:
     return {**scalars, **named, "concept": ", ".join(map(str, concepts)), "optimizer": optimizer}
 
 
+class MetricsFile(Logger):
+    """metrics.csv in the run's folder, from which reports draw curves: a line for each step, whole after every save.
+
+    go_on: keep the lines that are there; a step that is taken again replaces its own.
+    """
+
+    name = version = None
+
+    def __init__(self, folder: Path, go_on: bool):
+        super().__init__()
+        self.file = folder / "metrics.csv"
+        self.rows: dict[int, dict[str, object]] = {}
+        if go_on and self.file.is_file():
+            with open(self.file, encoding="utf-8", newline="") as file:
+                for row in csv.DictReader(file):
+                    step = row.pop("step", None)
+                    if step and step.isdigit():
+                        self.rows.setdefault(int(step), {}).update({k: v for k, v in row.items() if k and v})
+
+    def log_hyperparams(self, params: object, *args: object) -> None:
+        pass
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows.setdefault(step or 0, {}).update(metrics)
+
+    def save(self) -> None:
+        names = ["step", *sorted({name for row in self.rows.values() for name in row})]
+        with atomic_write(self.file) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows({"step": step, **row} for step, row in sorted(self.rows.items()))
+
+
 def build_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
-    """The configured logger, writing to the run's folder; beside W&B's a metrics.csv, from which reports draw curves."""
+    """The configured logger, writing to the run's folder; beside W&B's a metrics.csv."""
     if cfg.logger.name == "none":
         return []
-    kept = CSVLogger(folder, name="", version="")
+    kept = MetricsFile(folder, go_on=bool(cfg.resume))
     return [kept] if cfg.logger.name == "csv" else [kept, wandb_logger(cfg, folder)]
 
 
@@ -85,12 +122,19 @@ def wandb_logger(cfg: DictConfig, folder: Path) -> WandbLogger:
     hydra = HydraConfig.get()
     group = cfg.logger.group or (Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None)
     config = flat_config(cfg)
+    known = folder / "wandb" / "id"  # of the W&B run, which goes on where the run does
+    own = known.read_text(encoding="utf-8").strip() if cfg.resume and known.is_file() else ""
+    # Of a sweep's runs each has its own, whatever the environment says, which all of them share.
+    single = hydra.mode != RunMode.MULTIRUN and os.environ.get("WANDB_RUN_ID")
+    run_id = own or single or secrets.token_hex(4)
     limit = float(os.environ.get("WANDB_FINISH_TIMEOUT", 300))  # seconds; W&B's own variable
 
     def started(mode: str) -> WandbLogger:
         logger = WandbLogger(
             project=cfg.logger.project,
             name=folder.name,
+            id=run_id,
+            resume="allow",
             group=group,
             tags=[*dict.fromkeys(text[:60] for text in texts(cfg.concept, "concept")), config["layers"]],
             save_dir=str(folder),
@@ -118,9 +162,10 @@ def wandb_logger(cfg: DictConfig, folder: Path) -> WandbLogger:
     elif mode == "offline":
         why = "is offline (WANDB_MODE)" if os.environ.get("WANDB_MODE") else "has no key here, and is offline"
         say_offline(why, f"{place}/wandb/offline-run-*", sys.stdout)
-    logger.experiment.config.update(config)
-    for key, summary in (("train/loss", "min"), ("erased/*", "last"), ("kept/*", "last")):
-        logger.experiment.define_metric(key, step_metric="trainer/global_step", summary=summary)  # Lightning's name for it
+    # Of a key no more is defined than Lightning's "*" says: a second pattern that fits would race with that one.
+    logger.experiment.config.update(config, allow_val_change=True)
+    with atomic_write(known) as temporary:
+        temporary.write_text(f"{logger.experiment.id}\n", encoding="utf-8")
     return logger
 
 
@@ -140,10 +185,13 @@ def tolerate_upload_errors(loggers: list[Logger]) -> Iterator[None]:
         print(f"Weights & Biases did not take all: kept for later, wandb sync {left}/run-*", file=sys.stderr)
 
 
-def finish_wandb(loggers: list[Logger]) -> None:
-    """End the W&B run, whatever happened: else the next job of a sweep logs into this one's."""
+def finish_wandb(loggers: list[Logger], error: BaseException | None = None) -> None:
+    """End the W&B run, whatever happened: else the next job of a sweep logs into this one's. error: what ended it early; a
+    run that was told to stop may go on, and counts as preempted, not as finished."""
     if any(isinstance(logger, WandbLogger) for logger in loggers):
         import wandb
 
         with tolerate_upload_errors(loggers):
-            wandb.finish()
+            if isinstance(error, Interrupted) and wandb.run:
+                wandb.run.mark_preempting()
+            wandb.finish(exit_code=0 if error is None else error.code if isinstance(error, Interrupted) else 1)

@@ -2,44 +2,98 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from esd import UserError
 from esd.command.words import command_line
-from esd.edits.edit import Edit
-from esd.erasing.run import Run
+from esd.erasing.run import Options
+from esd.files import read_json
+from esd.train.build import options_of
+from esd.train.resume import edit_options, named
 
 
-def edit_of(run: Run, cfg: DictConfig, not_read: dict[str, str]) -> Edit:
-    """The run's edit, which says by which command and from which configuration it was made."""
+def record_of(cfg: DictConfig, options: Options, base_hash: str, devices: int, not_read: dict[str, str]) -> dict:
+    """All that an edit depends on, for its header, each once; nothing else, so that a run that was interrupted leaves the
+    same file."""
     asked = OmegaConf.to_container(cfg, resolve=True)
-    return run.edit(
+    return options.record(
         base=cfg.model.name if cfg.model.path is None else str(cfg.model.path),
+        base_hash=base_hash,
+        devices=devices,
         preserve=asked["preserve"],
         optimizer=asked["optimizer"],
         schedule=asked["schedule"],
+        precision=str(asked["trainer"]["precision"]),
+        deterministic=bool(asked["trainer"].get("deterministic")),
         not_read=not_read,
-        command=command_line("esd.train", *own_folders(), *without_resume(HydraConfig.get().overrides.task)),
+        command=command_line("esd.train", *own_folders(), *edit_options(HydraConfig.get().overrides.task)),
     )
 
 
 def own_folders() -> list[str]:
-    """The arguments that name configuration folders of one's own, which Hydra does not count among a run's options."""
-    hydra = HydraConfig.get()
-    given = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    folders = [f"--config-dir={os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path}" for path in given]
-    return folders + [option for option in hydra.overrides.hydra if option.startswith("hydra.searchpath=")]
+    """What a run's configuration is composed from beside this package's, as one argument: the same however it was named,
+    by --config-dir, by hydra.searchpath, or by a resume, which knows it from the run's own files."""
+    ours = ("hydra", "main", "schema")
+    its = [source for source in HydraConfig.get().runtime.config_sources if source.provider not in ours]
+    if not its:
+        return []
+    if len(its) == 1 and its[0].schema == "file":
+        path = Path(its[0].path)
+        return [f"--config-dir={os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path}"]
+    return [f"hydra.searchpath=[{','.join(f'{source.schema}://{source.path}' for source in its)}]"]
 
 
-def without_resume(task: Iterable[str]) -> list[str]:
-    """What a run was asked for, without what it goes on from."""
-    return [option for option in task if not option.startswith("resume=")]
+def changed_entry(before: dict, now: dict, *beside: str) -> str | None:
+    """The first entry of a run's record on which the edit depends and which is another now. Not of versions, nor of steps:
+    a run may be given more."""
+    beside += ("command", "versions", "steps", "deterministic")
+    plain = json.loads(json.dumps(now, default=str))  # as it was written
+    return next((key for key, value in plain.items() if key not in beside and before.get(key, value) != value), None)
+
+
+def check_same_run(folder: Path, before: dict, now: dict, *beside: str) -> None:
+    """Raises UserError where what the folder's run was begun with is not what it would go on with."""
+    if key := changed_entry(before, now, *beside):
+        hint = f"give trainer.precision={before[key]}" if key == "precision" else "restore that, or start a new run"
+        raise UserError(f"{folder}: {key} was {before[key]} when this run was begun, and is {now[key]} now: {hint}")
+
+
+def finished_metrics(folder: Path, cfg: DictConfig) -> dict | None:
+    """The metrics.json of the run that this folder holds, if it came to its end: then it is not run again. None where it
+    did not, or is asked for more steps. Raises UserError where its edit is another than would be made now."""
+    try:
+        metrics = read_json(folder / "metrics.json")
+        before = metrics["record"]
+    except (UserError, KeyError):
+        return None
+    if not (folder / "edit.safetensors").is_file():
+        return None
+    now = record_of(cfg, options_of(cfg), before.get("base_hash", ""), before.get("devices", 1), before.get("not_read", {}))
+    by_the_machine = "precision" if not any(named(o) == "trainer.precision" for o in HydraConfig.get().overrides.task) else ""
+    check_same_run(folder, before, now, by_the_machine)
+    return metrics if before.get("steps") == cfg.steps else None
+
+
+def previous_metrics(folder: Path, record: dict) -> dict:
+    """What the same run had measured when it last came to its end, without its record: a resume adds to it. A verdict on
+    fewer steps is of another edit, and does not count."""
+    try:
+        metrics = read_json(folder / "metrics.json")
+        before = metrics.pop("record")
+    except (UserError, KeyError):
+        return {}
+    if changed_entry(before, record):
+        return {}
+    kept = ("training_seconds", "not_deterministic")
+    return metrics if before.get("steps") == record["steps"] else {key: metrics[key] for key in kept if key in metrics}
 
 
 @contextmanager

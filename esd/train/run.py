@@ -17,10 +17,10 @@ from esd.files import write_json
 from esd.models.encoders import release_text_encoders
 from esd.train.announcement import announce
 from esd.train.build import options_of, trainer_of
-from esd.train.callbacks import BeforeAfterGrids, Checkpoints, newest_checkpoint
+from esd.train.callbacks import BeforeAfterGrids, Checkpoints, LoggedFigures, checkpoint_record, newest_checkpoint
 from esd.train.loggers import build_loggers, finish_wandb, tolerate_upload_errors
 from esd.train.ranks import die_with_parent, stop_other_ranks
-from esd.train.record import collect_nondeterministic, edit_of
+from esd.train.record import check_same_run, collect_nondeterministic, previous_metrics, record_of
 from esd.train.run_prompts import check_lengths, grid_prompts
 from esd.train.verdict import Verdict, log_verdict, objective, print_verdict, verdict_of
 
@@ -35,6 +35,7 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
     model, concepts, shown = load_model(cfg.model, options.dtype_loaded), options.concepts, grid_prompts(cfg, options.concepts)
     erasure, mixed = Run(model, options, trainer), trainer.precision_plugin.forward_context
     not_read = check_lengths(cfg, model, concepts, erasure.prompts.texts, console)
+    record = record_of(cfg, options, model.base_hash, trainer.world_size, not_read)
     with mixed():
         judged = verdict_of(cfg, concepts, options.preserved, model, erasure.device)
     if hasattr(model, "encoders_again") and cfg.model.path is not None:
@@ -44,6 +45,9 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
     done = checkpoint["global_step"] if checkpoint else 0
     if done > cfg.steps:
         raise UserError(f"steps={cfg.steps} is less than the {done} of the checkpoint in resume={folder}: give {done} or more")
+    if checkpoint:
+        check_same_run(folder, checkpoint_record(checkpoint), record)
+    before_this = previous_metrics(folder, record) if cfg.resume else {}
     with mixed():
         announce(cfg, erasure, done, judged, folder, console)
     files.keep_new_folders()
@@ -51,11 +55,11 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
     with progress(console, "steps") as bar:
         task = bar.add_task("Rolling out", visible=False)
         erasure.begin(lambda n, total: bar.update(task, advance=n, total=total, visible=True))
-    checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoint_minutes, signals)
+    checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoint_minutes, signals, record)
     look = {"steps": min(30, cfg.sampling_steps), "guidance": cfg.guidance}
     grids = BeforeAfterGrids(folder, shown, cfg.grid_every, **look, console=console)
     grids.begin(trainer, model, erasure.student)  # the student is still the teacher
-    trainer.callbacks += [grids, checkpoints]
+    trainer.callbacks += [LoggedFigures(), grids, checkpoints]  # in this order: what is logged lies on the disk first
     loggers = build_loggers(cfg, folder) if IS_MAIN_PROCESS else []  # last: from here on it must be finished
     try:
         trainer.loggers = loggers
@@ -64,24 +68,27 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
         if not trainer.is_global_zero:
             return math.nan
         grids.draw(trainer, erasure.module)
-        edit = edit_of(erasure, cfg, not_read)
+        edit = erasure.edit(record)
         edit.save(folder / "edit.safetensors")
+        seconds = max(round(checkpoints.seconds, 2), before_this.get("training_seconds", 0))
         examples = cfg.steps * cfg.batch * trainer.world_size
-        metrics = {"training_seconds": round(checkpoints.seconds, 2), "steps": cfg.steps, "examples": examples}
-        metrics["not_deterministic"] = sorted(set(exceptions))
+        metrics = {**before_this, "training_seconds": seconds, "steps": cfg.steps, "examples": examples}
+        metrics["not_deterministic"] = sorted({*exceptions, *before_this.get("not_deterministic", [])})
         if isinstance(judged, Verdict):
             with mixed():
                 metrics |= {"precision": trainer.precision, **judged.give(model, erasure.student, console)}
-        elif judged:
+        elif judged and "edit" not in metrics:
             metrics["not_judged"] = judged
-        write_json(folder / "metrics.json", {**metrics, "record": edit.record})
+        if "edit" in metrics:
+            metrics.pop("not_judged", None)
         with tolerate_upload_errors(loggers):
             log_verdict(metrics, loggers, folder)
+        write_json(folder / "metrics.json", {**metrics, "record": edit.record})  # last: it says that the run is finished
         labels = judged.protocol.labels if isinstance(judged, Verdict) else {}
         print_verdict(metrics, labels, folder, concepts[0].erase_from or concepts[0].text, console)
-        return objective(metrics, cfg.objective)
-    except BaseException:
+    except BaseException as error:
         stop_other_ranks(trainer)
+        finish_wandb(loggers, error)
         raise
-    finally:
-        finish_wandb(loggers)
+    finish_wandb(loggers)
+    return objective(metrics, cfg.objective)

@@ -17,9 +17,13 @@ from esd.protocols.everyday import everyday_without, mentions
 from esd.sample.unread import lines_about
 
 
+def erased_concepts(cfg: DictConfig) -> list[Concept]:
+    return pair_up(texts(cfg.concept, "concept"), texts(cfg.erase_from, "erase_from") if cfg.erase_from else [""], cfg.eta)
+
+
 def concepts_of(cfg: DictConfig) -> tuple[list[Concept], list[Concept]]:
     """What the configuration erases, and what it preserves."""
-    erased = pair_up(texts(cfg.concept, "concept"), texts(cfg.erase_from, "erase_from") if cfg.erase_from else [""], cfg.eta)
+    erased = erased_concepts(cfg)
     if cfg.preserve is None or not cfg.preserve_weight:
         return erased, []
     gone = [concept.text for concept in erased]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import json
 import math
-import shlex
 import traceback
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +26,7 @@ from esd.command.entry import error_line
 from esd.command.words import command_line, hydra_literal, quote_free_text
 from esd.files import new_folder, read_json
 from esd.metrics.counts import format_figure, rate_figure
+from esd.train.resume import check_changeable, composed_from, each_once, edit_options, named, split_flags, without_resume
 
 MULTIRUN = Path("outputs/multirun")
 
@@ -111,56 +110,34 @@ def by_number(file: Path) -> tuple[int, str]:
     return int(number) if number.isdigit() else 0, file.parent.name
 
 
-def finished_metrics(folder: Path, task: list[str]) -> dict | None:
-    """The metrics.json of the run that this folder holds, if it is the same run and it ended: then it is not run again."""
-    file = folder / "metrics.json"
-    if not file.is_file():
-        return None
-    metrics = json.loads(file.read_text(encoding="utf-8"))
-    typed = shlex.split(metrics.get("record", {}).get("command", ""))[3:]  # after python -m esd.train
-    typed = [argument for argument in typed if not argument.startswith(("-", "hydra."))]  # folders of one's own
-    before = [quote_free_text(argument, False) for argument in typed]
-    asked = [quote_free_text(argument, False) for argument in task]
-    return metrics if without_resume(before) == without_resume(asked) else None
-
-
-def without_resume(task: list[str]) -> list[str]:
-    """A run's options, without the one that says to go on."""
-    return sorted(argument for argument in task if not argument.lstrip("+").startswith("resume="))
-
-
 def with_sweep_folder(arguments: list[str]) -> list[str]:
     """A sweep's arguments with its folder fixed, for launchers compose the configuration again in each process, where a
     fresh folder would be another one.
 
-    `-m … resume=true`: the newest sweep with the same options goes on in its own folder. `-m resume=<its folder>`: that
-    sweep's own options, too. Raises UserError where that is no sweep.
+    `-m … resume=true`: the newest sweep with the same edits goes on in its own folder. `-m resume=<its folder>`: that
+    sweep's own options, too. Raises UserError where that is no sweep, or an option would change its edits.
     """
     if any(argument.startswith(("hydra.sweep.dir=", "--help", "--cfg")) for argument in arguments):
         return arguments
     where = next((argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")), "null")
-    wanted = without_resume(
-        [quote_free_text(argument, True) for argument in arguments if not argument.startswith(("-", "hydra.", "hydra/"))]
-    )
+    flags, asked = split_flags(argument for argument in arguments if named(argument) != "resume")
+    asked = [quote_free_text(option, True) for option in asked]
     known = {"null": [], "true": sorted(MULTIRUN.glob("*/*/multirun.yaml"))}.get(where, [Path(where) / "multirun.yaml"])
     for file in reversed(known):
         if not file.is_file():
             raise UserError(f"resume={where} is no sweep's folder: it has no multirun.yaml")
         try:
-            task = OmegaConf.to_container(OmegaConf.load(file).hydra.overrides.task)
+            task = without_resume(OmegaConf.to_container(OmegaConf.load(file).hydra.overrides.task))
         except (OmegaConfBaseException, yaml.YAMLError, AttributeError) as error:  # killed while Hydra wrote it
             if where == "true":
                 continue
             raise UserError(f"{file} is damaged: give the sweep's options again, with hydra.sweep.dir='{where}'") from error
-        if where != "true" or without_resume(task) == wanted:
-            rest = [argument for argument in arguments if not argument.startswith(("-m", "--multirun", "resume="))]
-            its = [option for option in task if where != "true" and not option.startswith("resume=")]
-            return [
-                "-m",
-                *its,
-                *rest,
-                "resume=true",
-                f"hydra.sweep.dir={hydra_literal(str(file.parent))}",
-            ]  # Hydra takes flags first
+        if where != "true":
+            check_changeable(asked, task, multirun=True)
+        elif sorted(edit_options(task)) != sorted(edit_options(asked)):
+            continue
+        its = task if where != "true" else edit_options(task)  # in the sweep's own order, by which its runs are numbered
+        options = [*composed_from(file, flags, asked), *each_once([*its, *asked]), "resume=true"]
+        return [*flags, *options, f"hydra.sweep.dir={hydra_literal(str(file.parent))}"]  # Hydra takes flags first
     now = datetime.now()
     return [*arguments, f"hydra.sweep.dir='{new_folder(f'{MULTIRUN}/{now:%Y-%m-%d}', f'{now:%H-%M-%S}')}'"]

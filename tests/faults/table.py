@@ -1,6 +1,6 @@
 """make faults: every fault, tried many times on real runs. Prints what was tried how often, what was lost and what was wrong.
 
-python tests/faults/table.py [--kills 200] [--others 36] [--seed 0] [--workers 2]
+python tests/faults/table.py [--kills 200] [--others 36] [--seed 0] [--workers 2] [--only resumed]
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def tried(options: argparse.Namespace, model: Path, folder: Path) -> list[Outcom
     plan = queue.SimpleQueue()
     for method, times in (
         ("killed", options.kills), ("signalled", options.others), ("full_disk", options.others), ("damaged", options.others),
-        ("not_finite", rare), ("out_of_memory", rare),
+        ("resumed", options.others // 2), ("not_finite", rare), ("out_of_memory", rare),
     ):  # fmt: skip
-        for number in range(times):
+        for number in range(times if options.only in (None, method) else 0):
             plan.put((method, number))
     outcomes, started = [], time.monotonic()
 
@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=36, help="signals, full disks and damaged files, of each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1))
+    parser.add_argument("--only", help="one method of trials.Faults: killed, signalled, resumed, …")
     options = parser.parse_args()
     from tiny import tiny_pipeline
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import random
 import shutil
@@ -66,6 +67,7 @@ class Straight:
     events: list[str]
     seconds: float
     kilobytes: float  # that it left on the disk
+    curve: dict[str, str] = field(default_factory=dict)  # the loss by step, where it was logged
 
 
 def run_folder(cwd: Path) -> Path | None:
@@ -75,6 +77,19 @@ def run_folder(cwd: Path) -> Path | None:
 
 def newest_step(folder: Path) -> int:
     return max([int(path.stem.partition("=")[2]) for path in folder.glob("checkpoints/step=*.ckpt")], default=0)
+
+
+def curve_of(folder: Path) -> dict[str, str]:
+    """The loss by step, from metrics.csv."""
+    rows = csv.DictReader((folder / "metrics.csv").read_text().splitlines())
+    return {row["step"]: row["train/loss"] for row in rows if row.get("train/loss")}
+
+
+def wandb_ids(folder: Path) -> set[str]:
+    from offline import records
+
+    files = list(folder.glob("wandb/offline-run-*/*.wandb"))
+    return {record.run.run_id for file in files for record in records(file) if record.HasField("run")}
 
 
 class Faults:
@@ -183,6 +198,56 @@ class Faults:
         if outcome.wrong or outcome.lost:
             return outcome
         return self.verdict(outcome, cwd, straight, self.go_on(cwd, anew=straight.arguments), had)
+
+    def judged(self) -> Path:
+        """The folder of a finished run with a verdict, made once."""
+        cwd = self.folder / "judged"
+        if not cwd.is_dir():
+            arguments = [
+                option for option in self.arguments("student, adam") if not option.startswith(("evaluate=", "logger="))
+            ]
+            done = self.server.run(cwd, *arguments, "logger=csv", watch=False)
+            assert done["code"] == 0, done["err"][-2000:]
+        return cwd
+
+    def resumed(self, number: int) -> Outcome:
+        """What a run had written stays or grows: a finished one's verdict, a struck one's curve and W&B run."""
+        rng = random.Random(f"{self.seed} resumed {number}")
+        cwd = self.place()
+        if number % 3 == 0:
+            shutil.copytree(self.judged(), cwd)
+            folder = run_folder(cwd)
+            before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+            asked = rng.sample(["evaluate=false", "logger=none", "grid_every=1", "checkpoint_every=1", "objective=kept"], 2)
+            done = self.server.run(cwd, f"resume={folder}", *asked)
+            outcome = Outcome("resume, verdict", said=asked)
+            changed = [path.name for path, content in before.items() if path.read_bytes() != content]
+            if done["code"] != 0 or done["steps"] or changed:
+                outcome.lost = f"exit {done['code']}, {done['steps']} steps, changed {changed}: {done['err'].strip()[-300:]}"
+            return outcome
+        logged = ("trainer.log_every_n_steps=2", f"logger={'wandb' if number % 3 == 1 else 'csv'}")
+        arguments = (*self.arguments("student, adam"), *logged)
+        straight = self.known.get(logged[1]) or self.curve(arguments, logged[1])
+        event = rng.choice([n for n, label in enumerate(straight.events) if label == "step"])
+        strike = rng.choice([{"kill": {"event": event}}, {"signal": {"event": event, "number": signal.SIGTERM}}])
+        self.server.run(cwd, *arguments, **strike)
+        outcome = Outcome("resume, curve" if number % 3 == 2 else "resume, W&B run", said=[str(strike)])
+        done = self.go_on(cwd, anew=arguments)
+        folder = run_folder(cwd)
+        if done["code"] != 0:
+            outcome.lost = f"exit {done['code']}: {done['err'].strip()[-300:]}"
+        elif curve_of(folder) != straight.curve:
+            outcome.lost = f"rows {sorted(curve_of(folder))} of {sorted(straight.curve)}, or other values"
+        elif number % 3 == 1 and len(ids := wandb_ids(folder)) != 1:
+            outcome.lost = f"W&B ids {ids}"
+        return outcome
+
+    def curve(self, arguments: tuple[str, ...], name: str) -> Straight:
+        cwd = self.place()
+        done = self.server.run(cwd, *arguments)
+        assert done["code"] == 0, done["err"][-2000:]
+        self.known[name] = Straight(arguments, b"", done["events"], done["seconds"], 0, curve_of(run_folder(cwd)))
+        return self.known[name]
 
     def full_disk(self, number: int) -> Outcome:
         """No space left from some write on: on a disk that really is full where we may mount one, else by injected errors."""
