@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode

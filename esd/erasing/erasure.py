@@ -77,7 +77,7 @@ class Erasure(pl.LightningModule):
         error = erasure_loss(eps, target)  # (B,)
         loss = self.weighted_loss(error, draw)
         if not loss.isfinite():
-            raise FloatingPointError(self.not_finite_message(error, draw))
+            raise FloatingPointError(self.not_finite_message(error, draw, x_t, eps))
         self.log_loss(error.detach(), loss.detach(), draw)
         return loss
 
@@ -87,11 +87,14 @@ class Erasure(pl.LightningModule):
         share = torch.where(preserves, preserves.sum(), (~preserves).sum()).clamp(min=1)
         return (error * weight / share).sum()
 
-    def not_finite_message(self, error: Tensor, draw: Draw) -> str:
+    def not_finite_message(self, error: Tensor, draw: Draw, x_t: Tensor, eps: Tensor) -> str:
         worst = int((~error.isfinite()).nonzero().flatten()[0])
         concept = self.prompts.concepts[int(draw.concept[worst])].text
         t = int(self.sampler.timesteps[draw.position[worst]])
-        return f"the loss is not finite at step {self.global_step}, time step {t}, concept '{concept}': lower lr or eta"
+        cause = "lower lr or eta"
+        if self.global_step == 0 and not (x_t[worst].isfinite().all() and eps[worst].isfinite().all()):  # the student is θ*
+            cause = "nothing is trained yet, so the model itself predicts it; model.dtype=fp32, or download it again"
+        return f"the loss is not finite at step {self.global_step}, time step {t}, concept '{concept}': {cause}"
 
     @property
     def measures(self) -> bool:

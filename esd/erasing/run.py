@@ -67,8 +67,8 @@ class Options:
     ) -> dict:  # fmt: skip
         """All that an edit depends on; nothing else, so that a run that was interrupted leaves the same file.
 
-        base: the model's name or path. devices: on each of which a step has a batch. preserve, optimizer, schedule: as they were asked for, in plain values. not_read: of
-        a prompt to erase the rest that the text encoders do not hold.
+        base: the model's name or path. devices: on each of which a step has a batch. preserve, optimizer, schedule: as they
+        were asked for, in plain values. not_read: of a prompt to erase the rest that the text encoders do not hold.
         """
         return {
             "base": base,

@@ -72,7 +72,8 @@ def pictures(vae: AutoencoderKL, x: Tensor) -> Tensor:
         x = x * std + mean
     x = x + (vae.config.shift_factor or 0.0)
     with lent(x.device, vae, dtype=torch.float32):
-        return (vae.decode(x).sample.float() / 2 + 0.5).clamp(0, 1)
+        image = vae.decode(x).sample.float()
+    return (image / 2 + 0.5).clamp(0, 1) + 0 * image  # what is infinite becomes NaN, not white
 
 
 @torch.no_grad()

@@ -73,6 +73,12 @@ class DDIM(nn.Module):
         self.register_buffer("timesteps", t, persistent=False)
         self.register_buffer("alpha", scheduler.alphas_cumprod[t], persistent=False)  # (N,)
         self.register_buffer("alpha_before", alpha_before, persistent=False)  # (N,)
+        if not self.v_prediction and not self.alpha.all():  # x_0 = (x − √(1−ᾱ)·ε) / √ᾱ
+            raise UserError(
+                "the model's schedule begins in pure noise (zero SNR: rescale_betas_zero_snr, timestep_spacing), where ε says "
+                "nothing of the picture: its scheduler_config.json should say prediction_type=v_prediction if the model was "
+                "trained so, or rescale_betas_zero_snr=false"
+            )
 
     def __len__(self) -> int:
         return len(self.timesteps)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from esd import UserError
 from esd.erasing.walks import predict, select_rows, walk
 from esd.models.family import Condition, Model
 from esd.models.samplers import Sampler
@@ -23,7 +24,7 @@ def sample(
     made, in pictures: a step of thirty is a thirtieth of one.
 
     safe: safe latent diffusion, which guides away from a concept. batch: pictures drawn at once; nothing: as many as suit
-    the model's size.
+    the model's size. Raises UserError for a picture that is not finite, with the likely cause.
     """
     batch = batch or pictures_at_once(model)
     device = next(denoiser.parameters()).device
@@ -43,8 +44,25 @@ def sample(
                 return predict(model, denoiser, sampler, x, position, select_rows(its, rows))[0]
 
             guided = safe.guidance(of_concept, guidance, len(sampler))
-        pictures.append(finish(model, denoiser, sampler, x, 0, condition, null, guided, lambda n: done(n / len(sampler))))
+        drawn = finish(model, denoiser, sampler, x, 0, condition, null, guided, lambda n: done(n / len(sampler)))
+        for prompt, seed, picture in zip(part.tolist(), its_seeds.tolist(), drawn, strict=True):
+            if not picture.isfinite().all():
+                said = f"the picture of '{list(unique)[prompt]}' (noise {seed}) is not finite"
+                raise UserError(f"{said}: {why_not_finite(model, denoiser, guidance)}")
+        pictures.append(drawn)
     return torch.cat(pictures)  # (n, 3, H, W)
+
+
+def why_not_finite(model: Model, denoiser: nn.Module, guidance: float) -> str:
+    """The likely cause of a picture that is not finite, from the weights that made it."""
+    for part, what in ((model.base.vae, "the VAE"), (denoiser, "the denoiser")):
+        plain = {name: weight for name, weight in part.named_parameters() if type(weight.data) is Tensor}  # not quantized
+        if broken := next((name for name, weight in plain.items() if not weight.isfinite().all()), None):
+            return f"{what}'s {broken} is not; download the model, or make the edit, again"
+    kinds = {weight.dtype for weight in denoiser.parameters()}
+    if torch.float16 in kinds:
+        return "the denoiser overflows in half precision, give model.dtype=fp32"
+    return f"what the denoiser predicts is too large: lower guidance (now {guidance:g}), or the edit's strength"
 
 
 def pictures_at_once(model: Model) -> int:

@@ -22,7 +22,7 @@ from esd.train.loggers import build_loggers, finish_wandb, tolerate_upload_error
 from esd.train.ranks import die_with_parent, stop_other_ranks
 from esd.train.record import check_same_run, collect_nondeterministic, previous_metrics, record_of
 from esd.train.run_prompts import check_lengths, grid_prompts
-from esd.train.verdict import Verdict, log_verdict, objective, print_verdict, verdict_of
+from esd.train.verdict import Verdict, check_objective, log_verdict, objective, print_verdict, verdict_of
 
 console = Console(highlight=False, quiet=not IS_MAIN_PROCESS)
 
@@ -38,6 +38,7 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
     record = record_of(cfg, options, model.base_hash, trainer.world_size, not_read)
     with mixed():
         judged = verdict_of(cfg, concepts, options.preserved, model, erasure.device)
+    check_objective(cfg, judged)
     if hasattr(model, "encoders_again") and cfg.model.path is not None:
         to_judge = [row.prompt for row in judged.rows] if isinstance(judged, Verdict) else []
         release_text_encoders(model, ["", *shown, *to_judge], model.encoders_again)
@@ -67,9 +68,9 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
             erasure.fit(path, done)
         if not trainer.is_global_zero:
             return math.nan
-        grids.draw(trainer, erasure.module)
         edit = erasure.edit(record)
         edit.save(folder / "edit.safetensors")
+        grids.draw(trainer, erasure.module)
         seconds = max(round(checkpoints.seconds, 2), before_this.get("training_seconds", 0))
         examples = cfg.steps * cfg.batch * trainer.world_size
         metrics = {**before_this, "training_seconds": seconds, "steps": cfg.steps, "examples": examples}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger, WandbLogger
 from rich.console import Console
@@ -50,14 +51,11 @@ class Verdict:
         return 2 * len(self.unique) - self.store.count(self.unique, self.of)
 
     def draw(self, model: Model, denoiser: nn.Module, rows: Sequence[Row], done: Callable[[float], None]) -> Tensor:
-        """Their pictures (n, 3, H, W) in [0, 1]. Raises UserError for one that is not finite."""
-        found = sample(
+        """Their pictures (n, 3, H, W) in [0, 1]."""
+        return sample(
             model, denoiser, [row.prompt for row in rows], [row.seed for row in rows], steps=self.steps,
             guidance=rows[0].guidance, done=done,
         )  # fmt: skip
-        if not found.isfinite().all():
-            raise UserError("a picture to be judged is not finite: the edit is there, evaluate=false leaves it unjudged")
-        return found
 
     def measure(self, images: Tensor, base: Tensor, device: torch.device) -> dict[str, dict]:
         place = {row.file: i for i, row in enumerate(self.unique)}
@@ -124,6 +122,16 @@ def verdict_of(
     except UserError as error:
         return str(error)
     return Verdict(short, 30, asked, made_with(model, f"{short.name} {short.version}", 30, device), preserved)
+
+
+def check_objective(cfg: DictConfig, judged: Verdict | str | None) -> None:
+    """Raises UserError where a search would have nothing to go by: no run of it would be judged."""
+    hydra = HydraConfig.get()
+    searches = hydra.mode == RunMode.MULTIRUN and not hydra.sweeper["_target_"].endswith(".BasicSweeper")
+    if searches and not isinstance(judged, Verdict):
+        raise UserError(
+            f"a search needs objective={cfg.objective} of every run, and none would be judged: {judged or 'evaluate=false'}"
+        )
 
 
 def objective(metrics: dict, wanted: str) -> float:
