@@ -97,7 +97,7 @@ def overhead(model, store: Cache, folder: Path, steps: int, turns: int) -> dict:
 
     import esd.train.options  # noqa: F401  (registers the options' types)
     from esd.erasing.bar import ErasingBar
-    from esd.train.callbacks import LoggedFigures
+    from esd.erasing.logged_figures import LoggedFigures
 
     marks: list[float] = []
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from torch.utils.data import DataLoader
 
 from esd.edits.edit import Edit
@@ -18,6 +18,7 @@ from esd.edits.lora import tensors_of
 from esd.erasing.concepts import Concept, Draws
 from esd.erasing.erasure import Erasure
 from esd.erasing.layers import Layers, select_parameters, student_of
+from esd.erasing.logged_figures import LoggedFigures
 from esd.erasing.lora import factors, lora_student_of
 from esd.erasing.prompts import PromptTable
 from esd.erasing.trajectories import Denoisers, Trajectories
@@ -107,11 +108,11 @@ def lora_of(rank: int | None, alpha: float | None) -> tuple[int, float] | None:
     return None if rank is None else (rank, rank if alpha is None else float(alpha))
 
 
-def trainer_for(make: Callable[..., Trainer], steps: int, **options) -> Trainer:
+def trainer_for(make: Callable[..., Trainer], steps: int, callbacks: Sequence[Callback] = (), **options) -> Trainer:
     """Lightning's trainer for one long epoch of so many steps, which keeps and reports nothing unless told to."""
     return make(
         max_steps=steps, limit_train_batches=steps, logger=False, enable_checkpointing=False, enable_model_summary=False,
-        use_distributed_sampler=False, **options,
+        use_distributed_sampler=False, callbacks=[LoggedFigures(), *callbacks], **options,
     )  # fmt: skip
 
 

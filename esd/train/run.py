@@ -17,7 +17,7 @@ from esd.files import write_json
 from esd.models.encoders import release_text_encoders
 from esd.train.announcement import announce
 from esd.train.build import options_of, trainer_of
-from esd.train.callbacks import BeforeAfterGrids, Checkpoints, LoggedFigures, checkpoint_record, newest_checkpoint
+from esd.train.callbacks import BeforeAfterGrids, Checkpoints, checkpoint_record, newest_checkpoint
 from esd.train.loggers import build_loggers, finish_wandb, tolerate_upload_errors
 from esd.train.ranks import die_with_parent, stop_other_ranks
 from esd.train.record import check_same_run, collect_nondeterministic, previous_metrics, record_of
@@ -60,7 +60,7 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
     look = {"steps": min(30, cfg.sampling_steps), "guidance": cfg.guidance}
     grids = BeforeAfterGrids(folder, shown, cfg.grid_every, **look, console=console)
     grids.begin(trainer, model, erasure.student)  # the student is still the teacher
-    trainer.callbacks += [LoggedFigures(), grids, checkpoints]  # in this order: what is logged lies on the disk first
+    trainer.callbacks += [grids, checkpoints]  # behind LoggedFigures: what is logged lies on the disk before a checkpoint
     loggers = build_loggers(cfg, folder) if IS_MAIN_PROCESS else []  # last: from here on it must be finished
     try:
         trainer.loggers = loggers
