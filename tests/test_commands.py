@@ -32,7 +32,7 @@ def test_a_run_leaves_what_is_promised(esd):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["edit"]["erased"]["of"] >= 24 and metrics["base"]["kept"]["of"] == 83
     first = done.stdout.splitlines()
-    assert [line.split()[0] for line in first[:4]] == ["Erase", "Train", "Examples", "Results"]
+    assert [line.split()[0] for line in first[:5]] == ["Erase", "Model", "Train", "Examples", "Results"]
     assert "esd.sample edit=" in done.stdout and "grid.png" in done.stdout
     checkpoint = folder / "checkpoints" / "step=2.ckpt"
     assert checkpoint.stat().st_size < 8e6, "a checkpoint holds the frozen model"

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from esd.command.checks import option_errors
 from esd.models import folder_of
+from esd.models.prediction import require_known
 
 if TYPE_CHECKING:
     from esd.models.family import Model
@@ -21,6 +22,7 @@ def check_model(cfg: DictConfig) -> None:
     """Raises UserError for a path that is no model, before anything heavy is imported. What a loader of one's own takes, it
     says itself."""
     if cfg.get("_target_", SHIPPED) == SHIPPED:
+        require_known(cfg.get("prediction", "auto"))
         folder_of(cfg.path)
 
 
@@ -28,4 +30,5 @@ def load_model(cfg: DictConfig, dtype: str | None = None) -> Model:
     """cfg: the group `model`; dtype: other than the configured one."""
     with option_errors("model"):
         load = get_method(cfg.get("_target_", SHIPPED))
-    return load(cfg.path, cfg.name, dtype or cfg.dtype)
+    asked = cfg.get("prediction", "auto")
+    return load(cfg.path, cfg.name, dtype or cfg.dtype, **({} if asked == "auto" else {"predicts": asked}))

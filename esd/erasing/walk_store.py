@@ -20,7 +20,7 @@ from esd.erasing.tensor_store import TensorStore
 from esd.erasing.trajectories import Denoisers, Examples
 from esd.erasing.walks import guide
 from esd.files import remove_partial_files
-from esd.models.hashes import fingerprint
+from esd.models.hashes import fingerprint, tensor_hash
 
 VERSION = 1  # of the file's layout and of what the walks depend on
 
@@ -64,6 +64,8 @@ class WalkStore(TensorStore):
             "f": denoisers.prompts.texts[denoisers.prompts.f[at]],
             "sampler": type(denoisers.sampler).__name__,
             "timesteps": denoisers.sampler.timesteps.tolist(),
+            "sampler_tables": tensor_hash(dict(denoisers.sampler.named_buffers())),
+            "v_prediction": getattr(denoisers.sampler, "v_prediction", False),
             "guidance": denoisers.guidance,
             "walks": self.walks,
             "seed": self.seed,

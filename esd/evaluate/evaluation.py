@@ -48,6 +48,7 @@ def settings_of(cfg: DictConfig, protocol, base_hash: str) -> dict:
         "sampling_steps": cfg.sampling_steps,
         "precision": str(cfg.precision),
         "safety_checker": "off",
+        **({} if cfg.model.get("prediction", "auto") == "auto" else {"prediction": cfg.model.prediction}),
     }
 
 

@@ -36,6 +36,10 @@ def check(cfg: DictConfig) -> None:
         raise UserError(f"push={cfg.push} is no OWNER/NAME of a repository on the hub")
     if cfg.to != "lora" and (cfg.rank is not None or cfg.energy is not None or cfg.format != "peft"):
         raise UserError(f"rank, energy and format are a LoRA's: leave them out, or give to=lora instead of to={cfg.to}")
+    if cfg.dtype is not None:
+        require_one_of(cfg.dtype, "dtype", ("fp16", "bf16", "fp32"))
+        if cfg.to != "single-file":
+            raise UserError(f"dtype={cfg.dtype} is for to=single-file: leave it out for to={cfg.to}")
     if cfg.rank is not None and cfg.energy is not None:
         raise UserError(f"rank={cfg.rank} and energy={cfg.energy} are two ways to say the same: give one of them")
     if cfg.rank is not None:
@@ -51,7 +55,7 @@ def export(cfg: DictConfig, folder: Path, console: Console) -> None:
     from esd.export.card import card
 
     edit = read_edit(cfg.edit, cfg.allow_pickle)
-    model = load_model(cfg.model, "fp32")
+    model = load_model(cfg.model, "auto" if cfg.to == "single-file" else "fp32")
     check_edit(model.denoiser, edit)
     if said := base_mismatch(edit, model.base_hash, cfg.model.name, cfg.strict):
         console.print(f"warning: {said}", style="yellow", soft_wrap=True)
@@ -95,6 +99,8 @@ def write(cfg: DictConfig, model, edit, folder: Path, stem: str) -> tuple[str, d
     from esd.edits.edit import apply_edit, save_edit, whole
     from esd.export.layout import original
     from esd.models.hashes import own_weights
+    from esd.models.precision import STORED
+    from esd.models.prediction import spoken_of
 
     if cfg.to == "lora":
         return lora(cfg, model, edit, folder, stem)
@@ -106,11 +112,15 @@ def write(cfg: DictConfig, model, edit, folder: Path, stem: str) -> tuple[str, d
     if cfg.to == "diffusers":
         model.base.save_pretrained(folder)
         return "", {"Safety checker": "none"}
-    state = original(model.base)
+    dtype = STORED.get(cfg.dtype)
+    model.denoiser.to(dtype or model.on_disk)
+    state = original(model.base, dtype)
+    predicts = "v" if model.scheduler.config.prediction_type == "v_prediction" else "epsilon"
     with atomic_write(folder / f"{stem}.safetensors") as temporary:
-        save_file(state, temporary, {"format": "pt"})
+        save_file(state, temporary, {"format": "pt", "modelspec.prediction_type": predicts})
     configurations(model.base, folder / stem)
-    return f"{stem}.safetensors", {"Tensors": str(len(state)), "Safety checker": "none"}
+    facts = {"Precision": str(dtype or model.on_disk).removeprefix("torch."), "Predicts": spoken_of(model.scheduler)}
+    return f"{stem}.safetensors", {"Tensors": str(len(state)), **facts, "Safety checker": "none"}
 
 
 def configurations(pipe, folder: Path) -> None:

@@ -51,11 +51,14 @@ OPEN_CLIP = [
 ]
 
 
-def original(pipe: DiffusionPipeline) -> dict[str, Tensor]:
-    """The whole pipeline's weights under their original names. Raises UserError for another family than SD 1, 2 and XL."""
+def original(pipe: DiffusionPipeline, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """The whole pipeline's weights under their original names, and the keys that say what they predict.
+
+    dtype: of all of them; nothing: as they are. Raises UserError for another family than SD 1, 2 and XL.
+    """
     if not isinstance(pipe, StableDiffusionPipeline | StableDiffusionXLPipeline):
         raise UserError("to=single-file is for Stable Diffusion 1, 2 and XL: for SD3 and FLUX use to=diffusers or to=lora")
-    names = unet_names(pipe.unet)
+    names, config = unet_names(pipe.unet), pipe.scheduler.config
     state = {f"model.diffusion_model.{names[name]}": tensor for name, tensor in pipe.unet.state_dict().items()}
     state |= {f"first_stage_model.{name}": tensor for name, tensor in vae_state(pipe.vae).items()}
     if isinstance(pipe, StableDiffusionXLPipeline):
@@ -65,7 +68,9 @@ def original(pipe: DiffusionPipeline) -> dict[str, Tensor]:
         state |= clip_state(pipe.text_encoder, "cond_stage_model.transformer.text_model.")
     else:
         state |= open_clip_state(pipe.text_encoder, "cond_stage_model.model.")
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    state = {name: tensor.detach().cpu().to(dtype or tensor.dtype).contiguous() for name, tensor in state.items()}
+    said = {"v_pred": config.get("prediction_type") == "v_prediction", "ztsnr": config.get("rescale_betas_zero_snr")}
+    return state | {key: torch.empty(0) for key, true in said.items() if true}  # ComfyUI and A1111 look for the keys alone
 
 
 def unet_names(unet: UNet2DConditionModel) -> dict[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esd import UserError
-from esd.models import folders, hub, single_file
+from esd.models import folders, hub, prediction, single_file
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -46,11 +46,13 @@ def folder_of(path: str | None) -> Path:
     )
 
 
-def load(path: str | None, name: str, dtype: str = "fp32") -> Model:
+def load(path: str | None, name: str, dtype: str = "fp32", predicts: str = "auto") -> Model:
     """The model behind `model.path`, frozen, on the CPU.
 
-    dtype: what its weights are stored in: "fp32"; "auto", as they are on disk; "bf16" or "fp16", the denoiser's.
+    dtype:    what its weights are stored in: "fp32"; "auto", as they are on disk; "bf16" or "fp16", the denoiser's.
+    predicts: "epsilon" or "v", whatever its files say; "auto": as they say, and where they do not, a UserError that asks.
     """
+    prediction.require_known(predicts)
     if dtype not in DTYPES:
         raise UserError(f"model.dtype={dtype} is unknown: {', '.join(DTYPES)}")
     place = folder_of(path)
@@ -62,13 +64,14 @@ def load(path: str | None, name: str, dtype: str = "fp32") -> Model:
     from esd.models import encoders, precision
 
     read = single_file.pipeline if place.is_file() else folders.pipeline
-    pipeline = read(place)
+    pipeline = read(place, predicts)
     model = from_pipeline(pipeline, name)
+    model.source = "the package" if path is None else (single_file if place.is_file() else folders).source(place)
     precision.store(pipeline, model.denoiser, dtype)
 
     def encoders_again() -> dict:
         there = {part: value for part, value in pipeline.components.items() if value is not None}
-        fresh = encoders.text_encoders(read(place, **there))
+        fresh = encoders.text_encoders(read(place, predicts, **there))
         return {part: encoder.float() if dtype == "fp32" else encoder for part, encoder in fresh.items()}
 
     model.encoders_again = encoders_again
@@ -81,4 +84,7 @@ def from_pipeline(pipeline: DiffusionPipeline, name: str) -> Model:
     if known is None:
         raise UserError(f"{type(pipeline).__name__}: {folders.SUPPORTED}, as {', '.join(folders.FAMILIES)}")
     module, family = folders.FAMILIES[known]
-    return getattr(importlib.import_module(f"esd.models.{module}"), family)(pipeline, name)
+    model = getattr(importlib.import_module(f"esd.models.{module}"), family)(pipeline, name)
+    model.on_disk = next(p.dtype for p in model.denoiser.parameters() if p.dim() > 1)
+    model.source = "a loaded pipeline"
+    return model

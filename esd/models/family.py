@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin
 from torch import Tensor, nn
 
 from esd.models.precision import lent
@@ -26,6 +26,9 @@ class Model(Protocol):
     base: DiffusionPipeline  # as it was found: what an export writes
     base_hash: str  # the denoiser's fingerprint as it was found: of the values on disk, whatever they are stored in
     latent_shape: tuple[int, int, int]  # (C, h, w)
+    scheduler: SchedulerMixin  # the configuration that `sampler` computes
+    on_disk: torch.dtype  # of the denoiser's matrices
+    source: str  # the denoiser's files, in words
 
     def encode(self, prompts: Sequence[str], device: torch.device | str = "cpu") -> Condition:
         """The prompts as a condition, encoded on this device; "" is the null prompt ∅, the one the family's pipeline guides

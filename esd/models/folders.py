@@ -10,6 +10,7 @@ from pathlib import Path
 
 from esd import UserError
 from esd.files import read_json
+from esd.models import prediction
 from esd.models.settings import check_settings
 
 FAMILIES = {  # the pipeline's class → the file of this folder, and the class in it
@@ -133,9 +134,10 @@ def how_to_convert(model: str) -> str:
     )
 
 
-def pipeline(folder: Path, **given):
+def pipeline(folder: Path, predicts: str = "auto", **given):
     """The folder as a diffusers pipeline, each part in the precision it has on disk, without a safety checker.
 
+    predicts: epsilon or v, whatever its scheduler's configuration says; auto: as that says.
     given: parts that are there already, and are not read.
     """
     import diffusers
@@ -163,7 +165,18 @@ def pipeline(folder: Path, **given):
             raise UserError(f"{folder / name} holds {held} of the {wanted} tensors that it should: copy or download it again")
     if empty := unfilled_tensor(found):
         raise UserError(f"{folder} lacks the tensor {empty}: copy or download it again")
+    prediction.settle(found, prediction.Prediction(prediction.TYPES.get(predicts)))
     return found
+
+
+def source(folder: Path) -> str:
+    """Which files the denoiser was read from, and whether they hold its EMA weights, where their names tell."""
+    part = next(name for name in ("unet", "transformer") if (folder / name).is_dir())
+    variant, found = variant_of(folder), variants_of(folder / part)
+    files = found.get(variant) or found[None]
+    name = f"{part}/{files[0].name}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+    ema = {"non_ema": "not EMA weights", "ema": "EMA weights"}.get(variant if variant in found else None)
+    return f"{name}, {ema or ('EMA weights' if 'non_ema' in found else 'EMA or not is not said')}"
 
 
 @contextlib.contextmanager

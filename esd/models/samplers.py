@@ -55,6 +55,16 @@ def _wide(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.dim() - 1))  # (B,) → (B, 1, 1, 1)
 
 
+def require_v_from_pure_noise(v_prediction: bool, alpha: float) -> None:
+    """Raises UserError where a schedule starts at ᾱ = 0 (or next to it) and the denoiser predicts ε: of the noise alone ε is
+    known already, and the picture x_0 = (x − √(1 − ᾱ)·ε)/√ᾱ is not finite."""
+    if not v_prediction and alpha < 1e-6:
+        raise UserError(
+            "the schedule starts from pure noise (rescale_betas_zero_snr), from which a model that predicts ε draws nothing: "
+            "add model.prediction=v if it predicts v, or take rescale_betas_zero_snr out of scheduler/scheduler_config.json"
+        )
+
+
 class DDIM(nn.Module):
     """Deterministic DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 with σ = 0), for ε- and v-prediction."""
 
@@ -70,6 +80,7 @@ class DDIM(nn.Module):
         t = scheduler.timesteps  # (N,), falling
         before = t - trained // steps
         alpha_before = torch.where(before >= 0, scheduler.alphas_cumprod[before.clamp(min=0)], scheduler.final_alpha_cumprod)
+        require_v_from_pure_noise(self.v_prediction, float(scheduler.alphas_cumprod[t[0]]))
         self.register_buffer("timesteps", t, persistent=False)
         self.register_buffer("alpha", scheduler.alphas_cumprod[t], persistent=False)  # (N,)
         self.register_buffer("alpha_before", alpha_before, persistent=False)  # (N,)
@@ -123,6 +134,7 @@ class Euler(nn.Module):
         scheduler = EulerDiscreteScheduler.from_config(scheduler.config)
         scheduler.set_timesteps(steps)
         self.v_prediction = scheduler.config.prediction_type == "v_prediction"
+        require_v_from_pure_noise(self.v_prediction, 1 / (1 + float(scheduler.sigmas[0]) ** 2))
         self.start_sigma = float(scheduler.init_noise_sigma)
         self.register_buffer("timesteps", scheduler.timesteps, persistent=False)  # (N,)
         self.register_buffer("sigma", scheduler.sigmas, persistent=False)  # (N + 1,)

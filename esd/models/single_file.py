@@ -10,7 +10,8 @@ from pathlib import Path
 
 from esd import UserError
 from esd.files import read_json
-from esd.models import folders, hub
+from esd.models import folders, hub, prediction
+from esd.models.settings import OTHER_INPUTS
 
 KINDS = {  # diffusers' names of what the keys look like → the pipeline's class
     "v1": "StableDiffusionPipeline",
@@ -22,6 +23,7 @@ KINDS = {  # diffusers' names of what the keys look like → the pipeline's clas
     "flux-dev": "FluxPipeline",
     "flux-schnell": "FluxPipeline",
 }
+CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
 
 
 def keys(path: Path) -> list[str]:
@@ -40,10 +42,19 @@ def keys(path: Path) -> list[str]:
     return names
 
 
-def pipeline(path: Path, **given):
+def source(path: Path) -> str:
+    """Which file, and whether its U-Net is its EMA weights: what was trained last stands under the U-Net's own names, and
+    beside it model_ema.*; a file of EMA weights alone keeps of these only the counters."""
+    beside = [name for name in keys(path) if name.startswith("model_ema.")]
+    weights = [name for name in beside if name not in ("model_ema.decay", "model_ema.num_updates")]
+    ema = "not its EMA weights, which it has too" if weights else "EMA weights" if beside else "EMA or not is not said"
+    return f"{path.name}, {ema}"
+
+
+def pipeline(path: Path, predicts: str = "auto", **given):
     """The checkpoint as a diffusers pipeline in the precision it has on disk, without a safety checker.
 
-    given: parts that are there already, and are not read.
+    predicts: epsilon or v, whatever the file says; auto: as it says. given: parts that are there already, and are not read.
     """
     import diffusers
     import torch
@@ -55,13 +66,27 @@ def pipeline(path: Path, **given):
     names, beside = keys(path), path.with_suffix("")
     with safe_open(path, "pt") as file:  # the shapes tell the kind: the weights are not read twice
         shapes = {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in names}
+        said = prediction.of_checkpoint(path, names, file.metadata() or {})
+    if predicts != "auto":
+        said = prediction.Prediction(prediction.TYPES[predicts])
+    taken = shapes[CONV_IN].shape[1] if CONV_IN in shapes else None
+    if taken in OTHER_INPUTS:
+        raise UserError(f"model.path={path} takes {taken} channels: it is {OTHER_INPUTS[taken]}")
     if (beside / "model_index.json").is_file():
         config, family = beside, folders.pipeline_class(beside)
     else:
         looks = infer_diffusers_model_type(shapes)
         if looks not in KINDS:
             raise UserError(f"model.path={path} looks like {looks}: {folders.SUPPORTED}")
-        config, family = hub.configs(fetch_diffusers_config(shapes)["pretrained_model_name_or_path"], beside), KINDS[looks]
+        repository = fetch_diffusers_config(shapes)["pretrained_model_name_or_path"]
+        if looks == "v2":
+            if said.kind is None:
+                raise UserError(
+                    f"model.path={path} is a Stable Diffusion 2 and does not say what it predicts: add "
+                    "model.prediction=epsilon (the base models, 512 pixels) or model.prediction=v (768 pixels)"
+                )
+            repository += "-base" * (said.kind == "epsilon")
+        config, family = hub.configs(repository, beside), KINDS[looks]
     unused = {part: None for part in folders.OPTIONAL if part in read_json(config / "model_index.json")}
     try:
         found = getattr(diffusers, family).from_single_file(
@@ -73,4 +98,5 @@ def pipeline(path: Path, **given):
         raise UserError(f"model.path={path} lacks tensors of its U-Net or VAE: copy or download it again") from error
     if empty := folders.unfilled_tensor(found):
         raise UserError(f"model.path={path} lacks the tensor {empty}: copy or download it again")
+    prediction.settle(found, said if hasattr(found, "unet") or predicts != "auto" else prediction.Prediction(None))
     return found

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from esd.erasing.run import Run
+from esd.models.family import Model
+from esd.models.prediction import spoken_of
 from esd.train import sweeps
 from esd.train.clock import Clock
 from esd.train.verdict import Verdict
@@ -44,6 +46,18 @@ def spoken(seconds: float) -> str:
     return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def model_taken(model: Model) -> str:
+    """What was taken for the model: what it predicts, at what size, in which precision, from which files."""
+    _, high, wide = model.latent_shape
+    factor = model.base.vae_scale_factor
+    stored = str(next(p.dtype for p in model.denoiser.parameters() if p.dim() > 1)).removeprefix("torch.")
+    disk = str(model.on_disk).removeprefix("torch.")
+    return (
+        f"predicts {spoken_of(model.scheduler)}, {wide * factor}×{high * factor} pixels, {stored}"
+        f"{'' if stored == disk else f' (on disk {disk})'}, from {model.source}"
+    )
+
+
 def announce(cfg: DictConfig, run: Run, done: int, judged: Verdict | str | None, folder: Path, console: Console) -> None:
     """What will happen, before it does. done: the steps that an earlier process made; judged: as verdict_of has it."""
     o = run.options
@@ -56,6 +70,7 @@ def announce(cfg: DictConfig, run: Run, done: int, judged: Verdict | str | None,
     rows = {
         "Erase": f"{what} from {run.model.name}, η = {o.eta:g}"
         + (f", preserving {len(o.preserved)} prompt{'s' * (len(o.preserved) > 1)}" if o.preserved else ""),
+        **({"Model": model_taken(run.model)} if hasattr(run.model, "source") else {}),  # a loader of one's own may not say
         "Train": f"{rule}: {sum(moved):,} of {total:,} parameters in {len(moved)} tensors",
         "Examples": f"{o.steps} steps of {o.batch}{beside}; x_t from {o.trajectories.name}, "
         f"{forwards_per_example(run):g} forwards each",

@@ -24,7 +24,7 @@ def record_of(cfg: DictConfig, options: Options, base_hash: str, devices: int, n
     """All that an edit depends on, for its header, each once; nothing else, so that a run that was interrupted leaves the
     same file."""
     asked = OmegaConf.to_container(cfg, resolve=True)
-    return options.record(
+    record = options.record(
         base=cfg.model.name if cfg.model.path is None else str(cfg.model.path),
         base_hash=base_hash,
         devices=devices,
@@ -36,6 +36,8 @@ def record_of(cfg: DictConfig, options: Options, base_hash: str, devices: int, n
         not_read=not_read,
         command=command_line("esd.train", *own_folders(), *edit_options(HydraConfig.get().overrides.task)),
     )
+    predicts = cfg.model.get("prediction", "auto")
+    return record if predicts == "auto" else record | {"prediction": predicts}
 
 
 def own_folders() -> list[str]:
