@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import re
 import warnings
 
 import diffusers
@@ -147,6 +148,34 @@ def test_a_lora_of_full_rank_is_the_edit(family, keys, layers, tmp_path):
     pipe = models.load(None if family == "emoji" else str(tmp_path / "base"), "another").base
     pipe.load_lora_weights(str(tmp_path), weight_name="lora.safetensors")
     same_pictures(pipe, model, edit)
+
+
+@pytest.mark.parametrize(("full_size", "modules"), [(sd14_unet, 64), (sdxl_unet, 280)])
+def test_kohyas_names_are_those_that_comfyui_and_diffusers_look_for_and_pefts_are_not(full_size, modules):
+    """ComfyUI looks for lora_unet_ and the original name or diffusers', dots as underscores; for diffusers' names with dots it
+    wants .processor. in them, as an old diffusers wrote."""
+    with torch.device("meta"):
+        unet = full_size()
+    names = [name for name in select_parameters(unet, rule("esd-x")) if name.endswith(".weight")]
+    shapes = {name: unet.get_parameter(name).shape for name in names}
+    factors = {
+        name.removesuffix(".weight"): (torch.zeros(1, shape[1], device="meta"), torch.zeros(shape[0], 1, device="meta"))
+        for name, shape in shapes.items()
+    }
+    made_of = lora.Lora(factors, 1, [], 0.0)
+    original = layout.unet_names(unet)  # tested above to be what diffusers reads
+    comfyui = {f"lora_unet_{name.removesuffix('.weight').replace('.', '_')}" for pair in original.items() for name in pair}
+    comfyui |= {f"unet.{name.removesuffix('.weight').replace('.to_', '.processor.to_')}" for name in original}
+
+    kohya = lora.kohya_keys(made_of, unet)
+    found = {key.split(".")[0] for key in kohya}
+    assert len(found) == modules and found <= comfyui
+    assert not {key.rsplit(".lora_", 1)[0] for key in lora.peft_keys(made_of, unet)} & comfyui
+
+    pipe = diffusers.StableDiffusionXLPipeline if full_size is sdxl_unet else diffusers.StableDiffusionPipeline
+    read = pipe.lora_state_dict(dict(kohya), unet_config=unet.config)[0]
+    own = {re.sub(r"\.processor\.to_(\w+?)_lora\..*", r".to_\1", key.removeprefix("unet.")) for key in read}
+    assert {re.sub("to_out$", "to_out.0", name) for name in own} == set(factors)
 
 
 def test_a_loras_error_is_what_its_rank_leaves():
@@ -326,6 +355,34 @@ def test_an_export_has_its_card(of_the_embedded_model, tmp_path, to):
         assert load_file(files[0]).keys() == read_edit(of_the_embedded_model).tensors.keys()
 
 
+@pytest.mark.parametrize(
+    ("asked", "on_disk", "wanted"), [(None, "half", "F16"), (None, "float", "F32"), ("bf16", "float", "BF16")]
+)
+def test_a_single_file_is_in_the_bases_precision_or_in_the_one_asked_for(asked, on_disk, wanted, tmp_path):
+    from safetensors import safe_open
+
+    pipe = built("sd21")
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+        getattr(part, on_disk)()
+    pipe.save_pretrained(tmp_path / "base")
+    model = models.load(str(tmp_path / "base"), "sd21")
+    edit = made(model.denoiser, size=0.1)
+    save_edit(tmp_path / "edit.safetensors", edit)
+    options = [f"edit={tmp_path}/edit.safetensors", "to=single-file", "model=sd21", f"model.path={tmp_path}/base"]
+    cfg = configured(*options, *([f"dtype={asked}"] if asked else []))
+    check(cfg)
+    (tmp_path / "out").mkdir()
+    export(cfg, tmp_path / "out", Console(file=io.StringIO()))
+    (file,) = (tmp_path / "out").glob("*.safetensors")
+    with safe_open(file, "pt") as opened:
+        kinds = {opened.get_slice(name).get_dtype() for name in opened.keys() if name != "v_pred"}  # noqa: SIM118
+        assert kinds == {wanted} and "v_pred" in opened.keys()  # noqa: SIM118
+        assert opened.metadata()["modelspec.prediction_type"] == "v"
+    again, dtype = models.load(str(file), "again"), {"F16": torch.float16, "F32": torch.float32, "BF16": torch.bfloat16}[wanted]
+    for name, tensor in again.denoiser.named_parameters():
+        assert torch.equal(tensor.to(dtype), edit.tensors.get(name, model.denoiser.get_parameter(name)).to(dtype))
+
+
 def test_the_command(esd, of_the_embedded_model):
     done = esd("export", f"edit={of_the_embedded_model}", "to=official", "hydra.run.dir=out")
     assert done.returncode == 0 and "warning" not in done.stdout, done.stderr
@@ -340,6 +397,9 @@ def test_the_command(esd, of_the_embedded_model):
         (["to=lora", "rank=x"], "rank=x must be a whole number, 1 or more"),
         (["to=diffusers", "rank=4"], "rank, energy and format are a LoRA's"),
         (["to=lora", "format=webui"], "format=webui is unknown: peft, kohya"),
+        (["to=single-file", "dtype=int8"], "dtype=int8 is unknown: fp16, bf16, fp32"),
+        (["to=diffusers", "dtype=fp16"], "dtype=fp16 is for to=single-file"),
+        (["to=diffusers", "model.prediction=x0"], "model.prediction=x0 is unknown: auto, epsilon, v"),
     ],
 )
 def test_the_command_answers_a_wrong_option_in_one_line(options, said):

@@ -126,7 +126,7 @@ def test_pure_noise_is_no_start_for_a_model_that_predicts_epsilon(family, sample
     path = tmp_path / "scheduler" / "scheduler_config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}))
-    with pytest.raises(UserError, match="starts from pure noise .* model.prediction=v"):
+    with pytest.raises(UserError, match="begins in pure noise .* model.prediction=v"):
         models.load(str(tmp_path), family).sampler(4)
     assert isinstance(models.load(str(tmp_path), family, predicts="v").sampler(4), sampler)
 

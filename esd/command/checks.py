@@ -28,6 +28,13 @@ def refuse_quantized(model: Mapping) -> None:
         raise UserError(f"model.quantize={model['quantize']} is for training by LoRA: leave it out")
 
 
+def require_bool(cfg: Mapping, *names: str) -> None:
+    """Raises UserError where one of these options is neither true nor false."""
+    for name in names:
+        if not isinstance(cfg[name], bool):
+            raise UserError(f"{name}={cfg[name]} must be true or false")
+
+
 @contextlib.contextmanager
 def option_errors(options: str) -> Iterator[None]:
     """Around what only builds an object from options: whatever it raises is about them, and becomes a UserError."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from esd import UserError
 from esd.edits.lora import factors_of, is_lora, merged
+from esd.edits.names import in_own_names, without_prefix
 from esd.files import atomic_write
 from esd.models.hashes import own_weights, tensor_hash
 
@@ -93,7 +94,7 @@ def read_edit(path: str | Path, allow_pickle: bool = False) -> Edit:
     if not path.is_file():
         raise UserError(f"edit={path} does not exist: give the edit.safetensors of a run, or its folder")
     if path.suffix != ".safetensors":
-        return Edit(_read_pickle(path, allow_pickle))
+        return Edit(without_prefix(path, _read_pickle(path, allow_pickle)))
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -107,7 +108,7 @@ def read_edit(path: str | Path, allow_pickle: bool = False) -> Edit:
             raise ValueError("its content is not what was written")
     except (SafetensorError, OSError, ValueError, AttributeError) as error:
         raise UserError(f"edit={path} is damaged or cut short ({error}): make or copy it again") from error
-    return Edit(tensors, record)
+    return Edit(without_prefix(path, tensors), record)
 
 
 def _read_pickle(path: Path, allowed: bool) -> dict[str, Tensor]:
@@ -122,6 +123,8 @@ def _read_pickle(path: Path, allowed: bool) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds
         raise UserError(f"edit={path} is damaged, or holds more than tensors") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):  # a Lightning checkpoint, as CompVis' code kept
+        state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"edit={path} holds no dictionary of tensors: give a U-Net's state dictionary")
     return state
@@ -133,8 +136,10 @@ def whole(edit: Edit, base: Mapping[str, Tensor]) -> Edit:
 
 
 def check_edit(denoiser: nn.Module, edit: Edit) -> None:
-    """Raises UserError for a tensor that the denoiser has not, or has in another shape."""
+    """Raises UserError for a tensor that the denoiser has not, or has in another shape. An edit in the original key layout
+    has the denoiser's own names from then on."""
     parameters = own_weights(denoiser)
+    edit.tensors = in_own_names(denoiser, edit.tensors)
     if not edit.tensors:
         raise UserError("the edit holds no tensors")
     for name, tensor in edit.tensors.items():

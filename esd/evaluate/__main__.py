@@ -24,7 +24,9 @@ def main(cfg: DictConfig) -> None:
     silence_libraries()
     from esd.evaluate.variants import asked_against, variants_of
 
-    found = variants_of(paths, concepts, asked_against(cfg))  # first: a protocol may have to fetch its prompts
+    found = variants_of(
+        paths, concepts, asked_against(cfg), cfg.allow_pickle
+    )  # first: a protocol may have to fetch its prompts
     protocol = build(cfg)
     for candidate in found if protocol.concept_needed else ():
         if not candidate.concepts:

@@ -20,6 +20,7 @@ class Evaluate:
     concept: Any = None
     against: Any = None
     negative: bool = False
+    allow_pickle: bool = False
     sampling_steps: int = 30
     batch: int = 32
     devices: int = 1

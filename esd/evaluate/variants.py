@@ -33,6 +33,7 @@ class Variant:
     erase_from: tuple[str, ...] = ()  # one for each concept, "" the null prompt; none: the null prompt for all
     path: str = ""
     record: dict = field(default_factory=dict, hash=False)
+    allow_pickle: bool = False
 
     @property
     def title(self) -> str:
@@ -56,9 +57,9 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def edit_variant(path: str, concepts: Sequence[str]) -> Variant:
+def edit_variant(path: str, concepts: Sequence[str], allow_pickle: bool) -> Variant:
     """A file or a run's folder; what was erased, and from what, is in its record unless concepts are given."""
-    edit = read_edit(path)
+    edit = read_edit(path, allow_pickle)
     file = Path(path).expanduser()
     file = file / "edit.safetensors" if file.is_dir() else file
     name = slug(file.parent.resolve().name if file.name == "edit.safetensors" else file.stem)
@@ -66,7 +67,9 @@ def edit_variant(path: str, concepts: Sequence[str]) -> Variant:
     recorded = tuple(edit.record.get("concept", ()))
     sources = () if concepts else tuple(edit.record.get("erase_from", ()))
     sources = sources if any(sources) and len(sources) == len(recorded) else ()
-    return Variant("edit", f"{name}-{value[:8]}", value, tuple(concepts) or recorded, sources, str(path), edit.record)
+    return Variant(
+        "edit", f"{name}-{value[:8]}", value, tuple(concepts) or recorded, sources, str(path), edit.record, allow_pickle
+    )
 
 
 def pipeline_variant(path: str, concepts: Sequence[str]) -> Variant:
@@ -94,10 +97,14 @@ def asked_against(cfg: DictConfig) -> list[str]:
     return list(dict.fromkeys(spelt))
 
 
-def variants_of(paths: Sequence[str], concepts: Sequence[str], against: Sequence[str] = ()) -> list[Variant]:
+def variants_of(
+    paths: Sequence[str], concepts: Sequence[str], against: Sequence[str] = (), allow_pickle: bool = False
+) -> list[Variant]:
     """All that was asked for, each once; every set of concepts with each means that is asked for beside the edits."""
     found = [
-        (pipeline_variant if (Path(path).expanduser() / "model_index.json").is_file() else edit_variant)(path, concepts)
+        pipeline_variant(path, concepts)
+        if (Path(path).expanduser() / "model_index.json").is_file()
+        else edit_variant(path, concepts, allow_pickle)
         for path in paths
     ]
     for about, sources in dict.fromkeys((candidate.concepts, candidate.erase_from) for candidate in found) if against else ():
@@ -142,7 +149,7 @@ def weights_of(model: Model, candidate: Variant) -> Iterator[tuple[Model, nn.Mod
         other = models.load(candidate.path, candidate.name)
         yield other, other.denoiser
     elif candidate.kind == "edit":
-        replaced = apply_edit(model.denoiser, read_edit(candidate.path))
+        replaced = apply_edit(model.denoiser, read_edit(candidate.path, candidate.allow_pickle))
         try:
             yield model, model.denoiser
         finally:

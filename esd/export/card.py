@@ -17,7 +17,8 @@ USE = {
     "single-file": "Put `{file}` where A1111 or ComfyUI keep checkpoints. With diffusers, which needs the configurations "
     "beside it:\n\n"
     '```python\npipe = {pipeline}.from_single_file("{file}", config="{stem}")\n```',
-    "lora": '```python\npipe.load_lora_weights("{file}")\n```',
+    "lora": '```python\npipe.load_lora_weights("{file}")\n```\n\n'
+    "ComfyUI and A1111 take a LoRA of Stable Diffusion 1, 2 and XL in kohya's names alone (`format=kohya`).",
 }
 NAMES = {
     "erased": "erased concept", "erased_styled": "erased concept in a style", "kept": "other objects", "kept_styles": "styles",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from esd import UserError
-from esd.command.checks import one_text, option_errors, refuse_quantized, require_at_least, require_one_of
+from esd.command.checks import one_text, option_errors, refuse_quantized, require_at_least, require_bool, require_one_of
 from esd.command.entry import error_line
 from esd.command.model import check_model, load_model
 from esd.files import atomic_write, read_json, slug
@@ -29,9 +29,7 @@ def check(cfg: DictConfig) -> None:
     refuse_quantized(cfg.model)
     require_one_of(cfg.to, "to", FORMS)
     require_one_of(cfg.format, "format", ("peft", "kohya"))
-    for name in ("strict", "allow_pickle"):
-        if not isinstance(cfg[name], bool):
-            raise UserError(f"{name}={cfg[name]} must be true or false")
+    require_bool(cfg, "strict", "allow_pickle")
     if cfg.push is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(cfg.push)):
         raise UserError(f"push={cfg.push} is no OWNER/NAME of a repository on the hub")
     if cfg.to != "lora" and (cfg.rank is not None or cfg.energy is not None or cfg.format != "peft"):

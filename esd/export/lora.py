@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from esd import UserError
 from esd.edits.lora import factors_of, tensors_of
-from esd.export.layout import unet_names
+from esd.models.original_names import unet_names
 
 
 @dataclass

@@ -56,12 +56,13 @@ def _wide(values: Tensor, like: Tensor) -> Tensor:
 
 
 def require_v_from_pure_noise(v_prediction: bool, alpha: float) -> None:
-    """Raises UserError where a schedule starts at ᾱ = 0 (or next to it) and the denoiser predicts ε: of the noise alone ε is
-    known already, and the picture x_0 = (x − √(1 − ᾱ)·ε)/√ᾱ is not finite."""
+    """Raises UserError where a schedule begins at ᾱ = 0 (or next to it) and the denoiser predicts ε: the picture
+    x_0 = (x − √(1 − ᾱ)·ε)/√ᾱ is not finite."""
     if not v_prediction and alpha < 1e-6:
         raise UserError(
-            "the schedule starts from pure noise (rescale_betas_zero_snr), from which a model that predicts ε draws nothing: "
-            "add model.prediction=v if it predicts v, or take rescale_betas_zero_snr out of scheduler/scheduler_config.json"
+            "the model's schedule begins in pure noise (zero SNR: rescale_betas_zero_snr, timestep_spacing), where ε says "
+            "nothing of the picture: add model.prediction=v (or, in its scheduler_config.json, "
+            "prediction_type=v_prediction) if the model was trained so, else rescale_betas_zero_snr=false there"
         )
 
 
@@ -84,12 +85,6 @@ class DDIM(nn.Module):
         self.register_buffer("timesteps", t, persistent=False)
         self.register_buffer("alpha", scheduler.alphas_cumprod[t], persistent=False)  # (N,)
         self.register_buffer("alpha_before", alpha_before, persistent=False)  # (N,)
-        if not self.v_prediction and not self.alpha.all():  # x_0 = (x − √(1−ᾱ)·ε) / √ᾱ
-            raise UserError(
-                "the model's schedule begins in pure noise (zero SNR: rescale_betas_zero_snr, timestep_spacing), where ε says "
-                "nothing of the picture: its scheduler_config.json should say prediction_type=v_prediction if the model was "
-                "trained so, or rescale_betas_zero_snr=false"
-            )
 
     def __len__(self) -> int:
         return len(self.timesteps)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from esd.command.checks import one_text, refuse_quantized, require_at_least, texts
+from esd.command.checks import one_text, refuse_quantized, require_at_least, require_bool, texts
 from esd.command.entry import command
 from esd.files import slug
 
@@ -14,6 +14,7 @@ from esd.files import slug
 @command("sample")
 def main(cfg: DictConfig) -> None:
     path, prompts = one_text(cfg.edit, "edit"), texts(cfg.prompt, "prompt")
+    require_bool(cfg, "allow_pickle")
     require_at_least(cfg, count=1, sampling_steps=1, seed=0, guidance=0.0)
     refuse_quantized(cfg.model)
     from hydra.core.hydra_config import HydraConfig
@@ -26,7 +27,7 @@ def main(cfg: DictConfig) -> None:
     from esd.sample.sampling import sample
     from esd.sample.unread import lines_about
 
-    edit = read_edit(path)
+    edit = read_edit(path, cfg.allow_pickle)
     check_model(cfg.model)
     folder = Path(HydraConfig.get().runtime.output_dir)
     console = Console(highlight=False, markup=False)

@@ -12,13 +12,14 @@ class ErasedModel:
     """edit: the file or the run's folder. model: a folder, a checkpoint or a name on the hub; nothing: the embedded model."""
 
     def __init__(
-        self, edit: str, model: str | None = None, steps: int = 50, guidance: float = 7.5, device: str = "cpu", **_: object
-    ):
+        self, edit: str, model: str | None = None, steps: int = 50, guidance: float = 7.5, device: str = "cpu",
+        allow_pickle: bool = False, **_: object,
+    ):  # fmt: skip
         """What else the benchmark passes to every technique is of no use here."""
         from esd import models
         from esd.edits.edit import apply_edit, read_edit
 
-        made = read_edit(edit)
+        made = read_edit(edit, allow_pickle)
         self.model = models.load(model, "emoji" if model is None else model)
         apply_edit(self.model.denoiser, made)
         self.model.base.to(device)
