@@ -26,6 +26,7 @@ class Attack:
     attacks: Any = "quick"
     budget: str = "laptop"
     concept: Any = None
+    allow_pickle: bool = False
     seeds: int = 1
     pictures: int = 32
     rows: list[str] = field(default_factory=list)

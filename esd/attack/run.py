@@ -87,8 +87,8 @@ def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: st
     """Leaves tries.csv, metrics.json, tables and grids; returns the figures and the folder."""
     started = time.perf_counter()
     concepts = texts(cfg.concept, "concept") if cfg.concept else []
-    variants = [edit_variant(path, concepts) for path in texts(cfg.edit, "edit")]
-    others = [edit_variant(path, ()) for path in (texts(cfg.against, "against") if cfg.against else [])]
+    variants = [edit_variant(path, concepts, cfg.allow_pickle) for path in texts(cfg.edit, "edit")]
+    others = [edit_variant(path, (), cfg.allow_pickle) for path in (texts(cfg.against, "against") if cfg.against else [])]
     for variant in variants:
         if not variant.concepts:
             raise UserError(f"edit={variant.path} does not say what was erased: give it as concept=…")
@@ -170,7 +170,7 @@ def matching(variant: Variant, model, base_hash: str) -> Edit:
     made_for = variant.record.get("base_hash")
     if made_for and made_for != base_hash:
         raise UserError(f"edit={variant.path} was made for other weights ({made_for[:8]}, not {base_hash[:8]}): name its model")
-    edit = read_edit(variant.path)
+    edit = read_edit(variant.path, variant.allow_pickle)
     check_edit(model.denoiser, edit)
     return whole(edit, dict(model.denoiser.named_parameters()))
 
