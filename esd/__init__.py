@@ -26,7 +26,7 @@ def __getattr__(name: str):
     if name == "erase":
         from esd.erasing.erase import erase as found
     elif name == "load_edit":
-        from esd.edits.load import load_edit as found
+        from esd.erasing.load import load_edit as found
     else:
         raise AttributeError(f"module 'esd' has no attribute '{name}'")
     return found

@@ -85,7 +85,7 @@ def checked_folder(tiny_folder, tmp_path_factory):
 
 
 def test_an_evaluation_with_all_of_them(checked_folder, tiny_folder, tmp_path):
-    from esd.edits.edit import Edit, save_edit
+    from esd.erasing.edit import Edit, save_edit
     from esd.evaluate.evaluation import evaluate
     from esd.evaluate.generation import read_picture
     from esd.models import load

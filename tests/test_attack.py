@@ -24,7 +24,7 @@ from esd.attack.target import Target, seeded
 from esd.attack.tries import Try, prompts, read, write
 from esd.attack.words import OneToken, RandomTokens, Words, misspelt
 from esd.command.entry import CONF
-from esd.edits.edit import Edit, save_edit
+from esd.erasing.edit import Edit, save_edit
 from esd.models import text
 from esd.models.hashes import fingerprint
 from esd.models.samplers import DDIM

@@ -9,7 +9,7 @@ import time
 import pytest
 from offline import records
 
-from esd.edits.edit import read_edit
+from esd.erasing.edit import read_edit
 
 FAST = ("steps=2", "sampling_steps=4", "evaluate=false", "logger=none")
 

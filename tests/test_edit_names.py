@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from esd import UserError, load_edit, models
 from esd.command.entry import CONF
-from esd.edits.edit import apply_edit, read_edit
+from esd.erasing.edit import apply_edit, read_edit
 from esd.export import layout
 from esd.sample.unlearn import ErasedModel
 

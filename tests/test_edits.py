@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from esd import UserError
-from esd.edits.edit import Edit, apply_edit, read_edit, save_edit
+from esd.erasing.edit import Edit, apply_edit, read_edit, save_edit
 from esd.files import atomic_write
 from esd.models.hashes import fingerprint
 

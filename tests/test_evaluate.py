@@ -33,7 +33,7 @@ def table(tmp_path):
 @pytest.fixture(scope="session")
 def edit(tiny_folder, tmp_path_factory):
     """An edit of the tiny model, in a run's folder."""
-    from esd.edits.edit import Edit, save_edit
+    from esd.erasing.edit import Edit, save_edit
     from esd.models import load
     from esd.models.hashes import fingerprint
 
@@ -114,7 +114,7 @@ def test_it_goes_on_where_it_stopped(settings, table, edit):
 
 
 def test_another_edit_finds_the_bases_pictures_and_leaves_the_figures(settings, table, edit, tmp_path):
-    from esd.edits.edit import Edit, read_edit, save_edit
+    from esd.erasing.edit import Edit, read_edit, save_edit
     from esd.protocols.prompts import Prompts
 
     protocol = Prompts(table(PROMPTS), 3.0, None)
@@ -170,7 +170,7 @@ def test_a_pipelines_folder_is_judged_like_an_edit(settings, table, tiny_folder)
 
 
 def test_an_edit_that_erases_from_a_text_is_looked_for_there(edit, tmp_path):
-    from esd.edits.edit import Edit, read_edit, save_edit
+    from esd.erasing.edit import Edit, read_edit, save_edit
     from esd.evaluate.variants import variants_of
     from esd.protocols.emoji import Emoji
 
@@ -197,7 +197,7 @@ def test_an_edit_that_erases_from_a_text_is_looked_for_there(edit, tmp_path):
 
 def test_an_edit_of_other_weights_is_refused(settings, table, edit, tmp_path):
     from esd.command.entry import UserError
-    from esd.edits.edit import Edit, read_edit, save_edit
+    from esd.erasing.edit import Edit, read_edit, save_edit
     from esd.protocols.prompts import Prompts
 
     one = read_edit(edit)

@@ -18,7 +18,7 @@ from test_layers import rule
 
 from esd import UserError, load_edit, models
 from esd.command.entry import CONF
-from esd.edits.edit import Edit, apply_edit, read_edit, save_edit
+from esd.erasing.edit import Edit, apply_edit, read_edit, save_edit
 from esd.erasing.layers import select_parameters
 from esd.export import layout, lora
 from esd.export.forms import check, configurations, export

@@ -20,11 +20,11 @@ import esd.metrics
 import esd.models.samplers
 import esd.train.options  # noqa: F401  (registers the options' types)
 from esd import UserError, erase, load_edit
-from esd.edits.edit import read_edit
-from esd.edits.load import denoiser_of
 from esd.erasing.cache import Cache
+from esd.erasing.edit import read_edit
 from esd.erasing.erase import SOURCES
 from esd.erasing.layers import LayerRule
+from esd.erasing.load import denoiser_of
 from esd.erasing.trajectories import Pool
 from esd.files import CONF
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from esd.edits.edit import read_edit
+from esd.erasing.edit import read_edit
 
 FAST = ("steps=2", "sampling_steps=4", "evaluate=false", "logger=none")
 

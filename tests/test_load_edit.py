@@ -9,7 +9,7 @@ from peft import LoraConfig
 from test_export import made
 
 from esd import UserError, load_edit
-from esd.edits.edit import read_edit, save_edit
+from esd.erasing.edit import read_edit, save_edit
 from esd.models.hashes import fingerprint, own_weights
 
 PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]

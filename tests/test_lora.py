@@ -13,11 +13,11 @@ from test_layers import rule
 from tiny import trained_for
 
 from esd import UserError, load_edit, models
-from esd.edits.edit import Edit, apply_edit, check_edit, read_edit, save_edit, whole
-from esd.edits.lora import tensors_of
 from esd.erasing import lora
 from esd.erasing.concepts import Concept, Draws
+from esd.erasing.edit import Edit, apply_edit, check_edit, read_edit, save_edit, whole
 from esd.erasing.layers import select_parameters
+from esd.erasing.lora_factors import tensors_of
 from esd.export import layout
 from esd.export import lora as export_lora
 from esd.export.forms import export

@@ -15,8 +15,8 @@ from tiny import parts, trained_for
 
 from esd import UserError, models
 from esd.command.entry import CONF
-from esd.edits.edit import Edit, apply_edit, read_edit, save_edit
 from esd.erasing.concepts import Concept, Draws
+from esd.erasing.edit import Edit, apply_edit, read_edit, save_edit
 from esd.erasing.erasure import erasure_target
 from esd.export import layout
 from esd.sample.sampling import sample

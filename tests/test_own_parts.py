@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, open_dict
 
 from esd import UserError
-from esd.edits.edit import read_edit
+from esd.erasing.edit import read_edit
 from esd.files import CONF, read_json
 from esd.train.options import check_train_options
 

@@ -9,8 +9,8 @@ from torch.utils._pytree import tree_leaves
 
 from esd import UserError, models
 from esd.bench.memory import Held
-from esd.edits.edit import Edit, apply_edit, save_edit
 from esd.erasing.concepts import Concept, Draws
+from esd.erasing.edit import Edit, apply_edit, save_edit
 from esd.erasing.layers import LayerRule, select_parameters, student_of
 from esd.models import precision
 from esd.models.encoders import release_text_encoders, text_encoders

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from esd import UserError
 from esd.attack.target import Attack, Target
-from esd.edits.edit import Edit
+from esd.erasing.edit import Edit
 from esd.erasing.layers import student_of
 from esd.models.family import Model
 from esd.protocols.everyday import everyday_without

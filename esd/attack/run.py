@@ -24,7 +24,7 @@ from esd.attack.tries import Try
 from esd.command.checks import texts
 from esd.command.entry import free_determinism
 from esd.command.model import check_model, load_model
-from esd.edits.edit import Edit, check_edit, read_edit, whole
+from esd.erasing.edit import Edit, check_edit, read_edit, whole
 from esd.evaluate.variants import Variant, edit_variant
 from esd.files import slug, write_json
 from esd.sample.pictures import save_picture, to_image

@@ -1,4 +1,4 @@
-"""The method: concepts, prompts, layers, where x_t comes from, the loss. Begin with erasure.py and trajectories.py.
+"""The method: concepts, prompts, layers, where x_t comes from, the loss, the edit. Begin with erasure.py and trajectories.py.
 
 `esd.erase` does it all (erase.py). Its pieces serve on their own, too, without a trainer, on any supported pipeline:
 

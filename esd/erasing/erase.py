@@ -24,11 +24,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from esd import UserError
-from esd.edits.edit import Edit
 from esd.erasing.bar import ErasingBar
 from esd.erasing.cache import Cache
 from esd.erasing.checks import check_lora, check_options, require_one_of, texts
 from esd.erasing.concepts import pair_up, preserved
+from esd.erasing.edit import Edit
 from esd.erasing.layers import Layers, rule_of
 from esd.erasing.pipelines import device_of, interruptible, model_of, torch_switches, untouched
 from esd.erasing.prompts import unread_of

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from esd import UserError
-from esd.edits.lora import Factors
 from esd.erasing.layers import student_of
+from esd.erasing.lora_factors import Factors
 
 
 def adaptable(denoiser: nn.Module, names: list[str]) -> dict[str, nn.Module]:

@@ -13,8 +13,8 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from esd import UserError, models
-from esd.edits.load import check_writable, denoiser_of
 from esd.erasing.layers import student_of
+from esd.erasing.load import check_writable, denoiser_of
 from esd.models import precision
 from esd.models.family import Model
 from esd.models.folders import SUPPORTED

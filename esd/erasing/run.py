@@ -13,13 +13,13 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from torch.utils.data import DataLoader
 
-from esd.edits.edit import Edit
-from esd.edits.lora import tensors_of
 from esd.erasing.concepts import Concept, Draws
+from esd.erasing.edit import Edit
 from esd.erasing.erasure import Erasure
 from esd.erasing.layers import Layers, select_parameters, student_of
 from esd.erasing.logged_figures import LoggedFigures
 from esd.erasing.lora import factors, lora_student_of
+from esd.erasing.lora_factors import tensors_of
 from esd.erasing.prompts import PromptTable
 from esd.erasing.trajectories import Denoisers, Trajectories
 from esd.models import precision

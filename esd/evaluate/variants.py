@@ -13,7 +13,7 @@ from torch import nn
 
 from esd import UserError, models
 from esd.command.checks import require_one_of, texts
-from esd.edits.edit import Edit, apply_edit, read_edit
+from esd.erasing.edit import Edit, apply_edit, read_edit
 from esd.files import slug
 from esd.metrics.tables import concept_names
 from esd.models.family import Model

@@ -49,7 +49,7 @@ def check(cfg: DictConfig) -> None:
 
 def export(cfg: DictConfig, folder: Path, console: Console) -> None:
     """The export and its model card, in the folder; and on the hub where that is asked for."""
-    from esd.edits.edit import base_mismatch, check_edit, read_edit
+    from esd.erasing.edit import base_mismatch, check_edit, read_edit
     from esd.export.card import card
 
     edit = read_edit(cfg.edit, cfg.allow_pickle)
@@ -94,7 +94,7 @@ def write(cfg: DictConfig, model, edit, folder: Path, stem: str) -> tuple[str, d
     """Write the export to the folder. Returns the name of what to load in it, and what there is to say of it."""
     from safetensors.torch import save_file
 
-    from esd.edits.edit import apply_edit, save_edit, whole
+    from esd.erasing.edit import apply_edit, save_edit, whole
     from esd.export.layout import original
     from esd.models.hashes import own_weights
     from esd.models.precision import STORED
@@ -137,8 +137,8 @@ def lora(cfg: DictConfig, model, edit, folder: Path, stem: str) -> tuple[str, di
     """The change as LoRA, with the error that it leaves: none, where LoRA was what was trained."""
     from safetensors.torch import save_file
 
-    from esd.edits.edit import whole
-    from esd.edits.lora import is_lora
+    from esd.erasing.edit import whole
+    from esd.erasing.lora_factors import is_lora
     from esd.export.lora import decompose, kohya_keys, peft_keys, trained
 
     tensors = whole(edit, dict(model.denoiser.named_parameters())).tensors
@@ -162,7 +162,7 @@ def lora(cfg: DictConfig, model, edit, folder: Path, stem: str) -> tuple[str, di
 
 def difference(model, edit, approximate: dict) -> float:
     """Mean absolute difference of the embedded model's pictures by the edit and by its approximation, in 8-bit levels."""
-    from esd.edits.edit import Edit, apply_edit
+    from esd.erasing.edit import Edit, apply_edit
     from esd.sample.sampling import sample
 
     prompts = [*edit.record.get("concept", []), "a cat", "a car"][:6]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from esd import UserError
-from esd.edits.lora import factors_of, tensors_of
+from esd.erasing.lora_factors import factors_of, tensors_of
 from esd.models.original_names import unet_names
 
 

@@ -22,7 +22,7 @@ def main(cfg: DictConfig) -> None:
 
     from esd.command.model import check_model, load_model
     from esd.command.progress import progress
-    from esd.edits.edit import apply_edit, base_mismatch, check_edit, read_edit
+    from esd.erasing.edit import apply_edit, base_mismatch, check_edit, read_edit
     from esd.sample.pictures import grid, save_picture, to_image
     from esd.sample.sampling import sample
     from esd.sample.unread import lines_about

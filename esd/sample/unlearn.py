@@ -17,7 +17,7 @@ class ErasedModel:
     ):  # fmt: skip
         """What else the benchmark passes to every technique is of no use here."""
         from esd import models
-        from esd.edits.edit import apply_edit, read_edit
+        from esd.erasing.edit import apply_edit, read_edit
 
         made = read_edit(edit, allow_pickle)
         self.model = models.load(model, "emoji" if model is None else model)

@@ -25,8 +25,15 @@ from esd.studies.study import STUDIES, WORDS, Judge, columns_and_rows, print_tab
 def main() -> None:
     parser = ArgumentParser(prog="python -m esd.studies", description=__doc__)
     known = choices_of(CONF / "experiment" / "study")
-    parser.add_argument("study", choices=STUDIES, help="; ".join(f"{name}: {description(known[name])}" for name in STUDIES))
+    said = "; ".join(f"{name}: {description(known[name])}" for name in STUDIES)
+    parser.add_argument(
+        "study", choices=[*STUDIES, "attack"], help=f"{said}; attack: what attacks bring back, beside a control (attack.py)"
+    )
     study, further = (options := parser.parse_known_args())[0].study, options[1]
+    if study == "attack":
+        from esd.studies import attack
+
+        sys.exit(attack.main(further))
     folder = Path("outputs/studies", study + (f"-{slug(' '.join(further))}" if further else ""))
 
     from esd.models.quiet import silence_libraries

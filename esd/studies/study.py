@@ -65,7 +65,7 @@ class Judge:
 
     def look(self, run: Path, study: str, concepts: list[str]) -> dict:
         """{"base": figures, "edit": figures}, kept in the run's folder for as long as its edit is the same."""
-        from esd.edits.edit import Edit, apply_edit, read_edit
+        from esd.erasing.edit import Edit, apply_edit, read_edit
         from esd.models.hashes import tensor_hash
         from esd.protocols.emoji import draw, draw_base, measure_pictures
 

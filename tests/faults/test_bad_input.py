@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from esd.edits.edit import Edit, save_edit
+from esd.erasing.edit import Edit, save_edit
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 

@@ -13,7 +13,7 @@ import pytest
 from harness import ROOT
 from trials import newest_step, run_folder
 
-from esd.edits.edit import read_edit
+from esd.erasing.edit import read_edit
 from esd.models import load
 
 BOTH = ("trainer=ddp", "trainer.accelerator=cpu", "batch=1")

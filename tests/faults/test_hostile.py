@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 from safetensors.torch import load_file, save_file
 from trials import run_folder
 
-from esd.edits.edit import Edit, read_edit, save_edit
+from esd.erasing.edit import Edit, read_edit, save_edit
 
 SCRIPT = "<script>alert(1)</script>"
 UNET = "unet/diffusion_pytorch_model"

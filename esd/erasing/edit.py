@@ -16,15 +16,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from esd import UserError
-from esd.edits.lora import factors_of, is_lora, merged
-from esd.edits.names import in_own_names, without_prefix
+from esd.erasing.lora_factors import factors_of, is_lora, merged
+from esd.erasing.other_names import in_own_names, without_prefix
 from esd.files import atomic_write
 from esd.models.hashes import own_weights, tensor_hash
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-    from esd.edits.load import Overlap
+    from esd.erasing.load import Overlap
 
 FORMAT = "esd-edit-1"
 RECORD_TYPES = {  # of what is read again from a record
@@ -50,7 +50,7 @@ class Edit:
 
     def apply(self, pipe: DiffusionPipeline, strength: float = 1.0, *, strict: bool = False) -> list[Overlap]:
         """Put it on a diffusers pipeline at this strength, on top of other edits there, or take it off (0): see load_edit."""
-        from esd.edits.load import put_on  # which is built on this file
+        from esd.erasing.load import put_on  # which is built on this file
 
         return put_on(pipe, self, strength, strict=strict)
 

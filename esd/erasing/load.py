@@ -20,7 +20,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from esd import UserError
-from esd.edits.edit import Edit, base_mismatch, check_edit, read_edit, whole
+from esd.erasing.edit import Edit, base_mismatch, check_edit, read_edit, whole
 from esd.models.hashes import fingerprint, own_weights
 
 
