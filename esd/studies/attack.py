@@ -52,20 +52,21 @@ def main(further: list[str]) -> int:
         print(f"| {' | '.join(row)} |")
     typed = " ".join(["python -m esd.studies attack", *further])
     text = (
-        f"The quick set of attacks on {', '.join(concepts)}, each erased by ESD-x and by ESD-u; one erasure seed. *Seen* is what "
-        "the attack brings back. *Never learnt* is the same attack, with the same prompts and noises, on the same model with "
-        "pictures of emoji that it was never shown (koala, cookie, accordion, by the attack's seed): what is seen there was "
-        "taught. *Excess* is the difference, in points. An attack is believed where it passed its check: on the base model "
+        f"The quick set of attacks on {', '.join(concepts)}, each erased by ESD-x and by ESD-u; one erasure seed. *Seen* is "
+        "what the attack brings back. *Never learnt* is the same attack, with the same prompts and noises, on the same model "
+        "with pictures of emoji that it was never shown (koala, cookie, accordion, by the attack's seed): what is seen there "
+        "was taught. *Excess* is the difference, in points. An attack is believed where it passed its check: on the base model "
         "without the concept's name, or on a third of the edit. *Kept object* is another object under the same attack: what "
         "does not come back there is damage."
     )
     judge = metrics["judge"]["never shown"]
+    (right, of), (taken, others) = judge["right"], judge["other emoji taken for one"]
     notes = [
-        f"Judge of the never shown: right on {judge['right'][0]} of {judge['right'][1]} augmented drawings it was not fitted to, "
-        f"takes {judge['other emoji taken for one'][0]} of {judge['other emoji taken for one'][1]} other emoji for one of its eight.",
-        f"{metrics['pictures']} pictures a cell (half of that for check and kept object), {metrics['seeds']} attack seed(s), "
-        f"DDIM {metrics['sampling']['steps']}, guidance {metrics['sampling']['guidance']:g}. Intervals: Wilson's; of the excess a "
-        "bootstrap over concepts.",
+        f"Judge of the never shown: right on {right} of {of} augmented drawings it was not fitted to; {taken} of {others} "
+        "other emoji are taken for one of its eight.",
+        f"{metrics['pictures']} pictures a find (half of that for check and kept object), {metrics['seeds']} attack seed(s), "
+        f"DDIM {metrics['sampling']['steps']}, guidance {metrics['sampling']['guidance']:g}. Intervals: Wilson's; of the "
+        "excess a bootstrap over concepts.",
         "There is no twin yet that never learnt these objects: emoji whose shapes the U-Net knows nothing of probably put the "
         "control too low.",
     ]
