@@ -29,6 +29,10 @@ def trained(concept: str, rule: str) -> Path:
 
 
 def main(further: list[str]) -> int:
+    """Erase, attack, print, and leave the table. Returns the exit code."""
+    from esd.models.quiet import silence_libraries
+
+    silence_libraries()
     from esd.attack import figures, tables, tries
     from esd.report.result import write_result
 
