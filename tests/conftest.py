@@ -26,6 +26,16 @@ def pytest_collection_modifyitems(items):
             item.add_marker("run")
 
 
+@pytest.fixture(autouse=True)
+def environment():
+    """A command that runs in the tests' own process sets HYDRA_FULL_ERROR: those after it are not to inherit it."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    yield
+    os.environ.pop("HYDRA_FULL_ERROR", None)
+    if before is not None:
+        os.environ["HYDRA_FULL_ERROR"] = before
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     return tiny_pipeline(tmp_path_factory.mktemp("tiny"))

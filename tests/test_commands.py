@@ -30,7 +30,9 @@ def test_a_run_leaves_what_is_promised(esd):
     assert record["concept"] == ["nudity"] and record["eta"] == 1.0 and record["layers"] == "esd-x" and record["steps"] == 2
     assert len(record["base_hash"]) == 64 and record["versions"]["torch"]
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert metrics["edit"]["erased"]["of"] >= 24 and metrics["base"]["kept"]["of"] == 83
+    assert (
+        metrics["edit"]["erased"]["of"] == 24 and metrics["base"]["kept"]["of"] == 83 - 3
+    )  # three look-alikes are counted apart
     first = done.stdout.splitlines()
     assert [line.split()[0] for line in first[:5]] == ["Erase", "Model", "Train", "Examples", "Results"]
     assert "esd.sample edit=" in done.stdout and "grid.png" in done.stdout

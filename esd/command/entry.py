@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import errno
 import functools
+import logging
 import os
 import re
 import sys
@@ -25,6 +26,10 @@ from esd.command.help import help_text
 from esd.command.signals import IS_MAIN_PROCESS
 from esd.command.words import check_readable, quote_free_text
 from esd.files import CONF, new_folder, remove_unused_folders, slug
+
+# Before anything imports diffusers: it says what it cannot import of torchao, and torchao registers what torch knows by now.
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
 
 def fast_precision() -> str:

@@ -32,7 +32,7 @@ class Model(Protocol):
 
     def encode(self, prompts: Sequence[str], device: torch.device | str = "cpu") -> Condition:
         """The prompts as a condition, encoded on this device; "" is the null prompt ∅, the one the family's pipeline guides
-        away from. The text encoders are frozen: a graph is built only where their inputs are free (text.encode_with)."""
+        away from."""
 
     def noise(self, seeds: Sequence[int] | Tensor) -> Tensor:
         """Unit noise, each row a function of its own seed alone: (B, C, h, w) float32 on the CPU."""

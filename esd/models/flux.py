@@ -49,6 +49,7 @@ class Flux:
         shifts = (config.get("base_shift", 0.5), config.get("max_shift", 1.15))
         return Flow(self.scheduler, steps, np.linspace(1.0, 1 / steps, steps), calculate_shift(patches, *lengths, *shifts))
 
+    @torch.no_grad()
     def encode(self, prompts: Sequence[str], device: torch.device | str = "cpu") -> Condition:
         with lent(device, *text_encoders(self.base).values()):
             states, pooled, _ = self.base.encode_prompt(list(prompts), device=device)

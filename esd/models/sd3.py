@@ -40,6 +40,7 @@ class StableDiffusion3:
         mu = calculate_shift(patches, *lengths, *shifts) if config.use_dynamic_shifting else None
         return Flow(self.scheduler, steps, mu=mu)
 
+    @torch.no_grad()
     def encode(self, prompts: Sequence[str], device: torch.device | str = "cpu") -> Condition:
         """A pipeline without T5 has zeros in its place, as it was trained to do without it."""
         with lent(device, *text_encoders(self.base).values()):

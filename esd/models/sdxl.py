@@ -37,6 +37,7 @@ class StableDiffusionXL:
     def sampler(self, steps: int) -> Euler:
         return Euler(self.scheduler, steps)
 
+    @torch.no_grad()
     def encode(self, prompts: Sequence[str], device: torch.device | str = "cpu") -> Condition:
         """∅ is zeros where the pipeline takes an absent negative prompt for zeros, which is how SDXL's base was trained
         without a prompt; the encoded empty text is something else to it."""

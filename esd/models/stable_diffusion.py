@@ -39,6 +39,7 @@ class StableDiffusion:
     def sampler(self, steps: int) -> DDIM:
         return DDIM(self.scheduler, steps)
 
+    @torch.no_grad()
     def encode(self, prompts: Sequence[str], device: torch.device | str = "cpu") -> Condition:
         with lent(device, *text_encoders(self.base).values()):
             states, _ = self.base.encode_prompt(list(prompts), device, 1, False)

@@ -7,6 +7,7 @@ family's text encoders is replaced; gradients flow back to the vectors, for the 
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -71,7 +72,8 @@ def encode_with(model: Model, prompt: str, vectors: Sequence[Tensor], before: bo
     with contextlib.ExitStack() as stack:
         for (tokenizer, encoder), free in zip(encoders(model), vectors, strict=True):
             stack.enter_context(_replaced(encoder, tokens(tokenizer, holder)[-1], free))
-        return model.encode([text] * batch, vectors[0].device)
+        encode = inspect.unwrap(type(model).encode)  # without its no_grad
+        return encode(model, [text] * batch, vectors[0].device)
 
 
 def _placeholder(model: Model, prompt: str) -> str:

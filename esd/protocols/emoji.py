@@ -113,12 +113,13 @@ def rows(
 
     for text, about, source in zip(concepts, gone, erase_from or [""] * len(concepts), strict=True):
         if source:
-            for prompt in (prompts := concept_prompts(source)["erased"]):
+            for prompt in (prompts := list(dict.fromkeys(concept_prompts(source)["erased"]))):
                 add(prompt, -(-pictures // len(prompts)), erased=about, kept_source=what_is_left(subject(source), about))
             continue
         for group, prompts in concept_prompts(text).items():
-            for prompt in prompts:
-                add(prompt, -(-pictures // len(prompts)), **{group: about})
+            different = list(dict.fromkeys(prompts))  # "nudity" takes no article: two of its three phrasings are one
+            for prompt in different:
+                add(prompt, -(-pictures // len(different)), **{group: about})
     near, far = lookalikes(concepts), far_off(concepts)
     for noun in near:
         add(words.with_article(noun), lookalike, lookalikes=Subject(frozenset([noun])))

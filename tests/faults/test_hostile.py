@@ -92,7 +92,7 @@ def test_a_model_that_is_a_pickle_does_not_run(server, bomb, tmp_path, tiny_fold
     for part in ("text_encoder", "unet"):
         for file in (folder / part).glob("*.safetensors"):
             file.unlink()
-        assert f"{part}/*.safetensors" in one_line(server.run(tmp_path, "concept=a", *small, f"model.path={folder}"))
+        assert f"{part} as pickles" in one_line(server.run(tmp_path, "concept=a", *small, f"model.path={folder}"))
 
 
 def test_a_checkpoint_that_is_a_pickle_does_not_run(server, bomb, tmp_path, small):
@@ -101,6 +101,7 @@ def test_a_checkpoint_that_is_a_pickle_does_not_run(server, bomb, tmp_path, smal
     edit = (folder / "edit.safetensors").read_bytes()
     bomb(folder / "checkpoints" / "step=2.ckpt", True)
     bomb(folder / "checkpoints" / "step=1.ckpt")
+    (folder / "metrics.json").unlink()  # else the run is finished, and nothing is read
     done = server.run(tmp_path, f"resume={folder}")
     assert done["code"] == 0 and done["steps"] == 2, "it begins anew, for there is none that can be read"
     assert (folder / "edit.safetensors").read_bytes() == edit
@@ -174,7 +175,7 @@ def test_no_word_leaves_the_runs_folder(server, tmp_path, tiny_folder, small):
     assert exported["code"] == 0, exported["err"]
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and [path.name for path in work.iterdir()] == ["outputs"]
     assert not list(tmp_path.rglob("*outside*/*outside*")) and max(len(path.name) for path in work.rglob("*")) < 100
-    folders = list(work.glob("outputs/*/*/*"))
+    folders = [folder for folder in work.glob("outputs/*/*/*") if "cache" not in folder.parts]
     assert len(folders) == 4 and all(folder.is_dir() and folder.name.isascii() for folder in folders)
 
 
