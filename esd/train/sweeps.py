@@ -70,8 +70,10 @@ def place_in_sweep() -> tuple[int, int] | None:
     From the sweep's own options, which lie in its folder: whatever launcher starts this run, and in whichever process.
     """
     hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN:  # asked first: to read the sweep's folder is to make it
+        return None
     file = Path(hydra.sweep.dir) / "multirun.yaml"
-    if hydra.mode != RunMode.MULTIRUN or not file.is_file():
+    if not file.is_file():
         return None
     of = OmegaConf.load(file).hydra
     runs = of.sweeper.get("n_trials")  # a search's; without it Hydra's own sweeper runs every combination
