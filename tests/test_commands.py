@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from offline import records
@@ -160,3 +161,12 @@ def test_flags_may_stand_between_options():
     wanted = ["--config-dir", "own", "-m", "--config-name=x", "-cd", "b", "concept=a", "eta=1", "steps=2"]
     assert flags_first(given, get_args_parser()) == wanted
     assert get_args_parser().parse_args(wanted).overrides == ["concept=a", "eta=1", "steps=2"]
+
+
+def test_a_home_that_nobody_has_is_a_users_error():
+    from esd.command.entry import error_line, is_user_error
+
+    with pytest.raises(RuntimeError) as raised:
+        Path("~nobody-of-that-name/edit.safetensors").expanduser()
+    assert is_user_error(raised.value) and "home directory" in error_line(raised.value)
+    assert not is_user_error(RuntimeError("anything else"))

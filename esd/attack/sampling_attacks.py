@@ -13,43 +13,7 @@ from esd import UserError
 from esd.attack.inversion import repeated
 from esd.attack.target import Found, Target, seeded
 from esd.erasing.walks import guide, predict, walk
-from esd.models.samplers import DDIM
-
-
-class Completion:
-    """The base model draws the first steps, the edit the rest.
-
-    shares: of the schedule that the base model draws; the published attack has 5 of 50 steps. A target whose base model
-    does not know the concept (a control) begins with a picture, noised to the same place.
-    """
-
-    needs, check, draws = (), "weak edit", None
-
-    def __init__(self, shares: list[float]):
-        self.shares, self.finds = shares, len(shares)
-
-    def forwards(self) -> float:
-        return 0.0
-
-    def find(self, target: Target, seed: int) -> Iterator[Found]:
-        condition = target.condition([target.prompt])
-        sampler = target.model.sampler(target.sampling_steps).to(target.device)
-        for share in self.shares:
-            position = max(1, round(share * len(sampler)))
-
-            def draw(seeds: Sequence[int], denoiser: nn.Module | None = None, position: int = position) -> Tensor:
-                if target.base_knows:
-                    x = sampler.start(target.model.noise(seeds)).to(target.device)
-                    start, n = torch.zeros(len(x), dtype=torch.int64, device=target.device), len(x)
-                    here, none = repeated(condition, n), repeated(target.condition([""]), n)
-                    stop = torch.full_like(start, position)
-                    with torch.inference_mode():
-                        x = walk(target.model, target.base, sampler, x, start, stop, here, none, target.guidance)
-                else:
-                    x = noised_pictures(target, sampler, seeds, position, seed)
-                return target.finish(sampler, x, position, condition, denoiser)
-
-            yield Found(position, "", None, draw)
+from esd.models.samplers import DDIM, Sampler
 
 
 class NoisedPicture:
@@ -74,17 +38,37 @@ class NoisedPicture:
             position = max(1, round(share * len(sampler)))
 
             def draw(seeds: Sequence[int], denoiser: nn.Module | None = None, position: int = position) -> Tensor:
-                x = noised_pictures(target, sampler, seeds, position, seed)
+                x = self.latents(target, sampler, seeds, position, seed)
                 return target.finish(sampler, x, position, condition, denoiser)
 
             yield Found(position, "", None, draw)
 
+    def latents(self, target: Target, sampler: Sampler, seeds: Sequence[int], position: int, seed: int) -> Tensor:
+        """A picture of the concept for each of these noises, as latents at this position: (n, C, h, w)."""
+        picked = target.latents[torch.randint(len(target.latents), (len(seeds),), generator=seeded(seed))].to(target.device)
+        noise = target.model.noise(seeds).to(target.device)
+        return sampler.noised(picked, noise, torch.full((len(seeds),), position, device=target.device))
 
-def noised_pictures(target: Target, sampler, seeds: Sequence[int], position: int, seed: int) -> Tensor:
-    """A picture of the concept for each of these noises, as latents at this position."""
-    picked = target.latents[torch.randint(len(target.latents), (len(seeds),), generator=seeded(seed))].to(target.device)
-    noise = target.model.noise(seeds).to(target.device)
-    return sampler.noised(picked, noise, torch.full((len(seeds),), position, device=target.device))
+
+class Completion(NoisedPicture):
+    """The base model draws the first steps, the edit the rest.
+
+    shares: of the schedule that the base model draws; the published attack has 5 of 50 steps. A target whose base model
+    does not know the concept (a control) begins with a picture, noised to the same place.
+    """
+
+    needs = ()
+
+    def latents(self, target: Target, sampler: Sampler, seeds: Sequence[int], position: int, seed: int) -> Tensor:
+        """The base model's walk under the prompt, up to this position: (n, C, h, w)."""
+        if not target.base_knows:
+            return super().latents(target, sampler, seeds, position, seed)
+        x, n = sampler.start(target.model.noise(seeds)).to(target.device), len(seeds)
+        start = torch.zeros(n, dtype=torch.int64, device=target.device)
+        here, none = (repeated(target.condition([prompt]), n) for prompt in (target.prompt, ""))
+        with torch.inference_mode():
+            stop = torch.full_like(start, position)
+            return walk(target.model, target.base, sampler, x, start, stop, here, none, target.guidance)
 
 
 class NoiseProbe:

@@ -81,6 +81,8 @@ def is_user_error(error: Exception) -> bool:
     """Whether it is about what was asked for, and one line says enough; of others the traceback is wanted."""
     if isinstance(error, UserError) or type(error).__module__.startswith(("hydra", "omegaconf")):
         return True
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # Path's, of ~nobody/…
+        return True
     # A file that cannot be read or written; of a full disk it is not always said which.
     return isinstance(error, OSError) and (bool(error.filename) or error.errno in (errno.ENOSPC, errno.EDQUOT))
 
