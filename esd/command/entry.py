@@ -27,8 +27,9 @@ from esd.command.signals import IS_MAIN_PROCESS
 from esd.command.words import check_readable, quote_free_text
 from esd.files import CONF, new_folder, remove_unused_folders, slug
 
-# Before anything imports diffusers: it says what it cannot import of torchao, and torchao registers what torch knows by now.
+# Before anything imports them: both say which optional packages they do without, and torchao registers what torch has.
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
 
