@@ -154,10 +154,10 @@ def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: st
     tables.leave(folder, found, metrics)
     for variant in variants:  # where the model card looks for it
         own = [line for line in found if line["variant"] == variant.name]
-        beside = Path(variant.path).expanduser()
-        beside = beside if beside.is_dir() else beside.parent
-        if (beside / "metrics.json").is_file():
-            write_json(beside / "attack.json", {"headline": tables.headline(own), "command": command, "figures": own})
+        run_folder = Path(variant.path).expanduser()
+        run_folder = run_folder if run_folder.is_dir() else run_folder.parent
+        if (run_folder / "metrics.json").is_file():
+            write_json(run_folder / "attack.json", {"headline": tables.headline(own), "command": command, "figures": own})
     if cfg.log:
         from esd.attack.wandb_log import log
 

@@ -51,11 +51,11 @@ def choices_of(folder: Path) -> dict[str, Path]:
 
 
 def description(file: Path) -> str:
-    """What a choice is: the text beside the command it begins with, or its comment's first sentence."""
+    """What a choice is: the text behind the command it begins with, or its comment's first sentence."""
     lines = comments(file)
-    beside = [re.split(r" {3,}", line)[1] for line in lines if line.startswith("python -m") and "   " in line]
+    texts = [re.split(r" {3,}", line)[1] for line in lines if line.startswith("python -m") and "   " in line]
     plain = " ".join(line for line in lines if not line.startswith("python -m"))
-    return beside[0] if beside else first_sentence(plain)
+    return texts[0] if texts else first_sentence(plain)
 
 
 def described(name: str, value: str, text: str, width: int, indent: int = 2) -> str:

@@ -99,10 +99,10 @@ def check_readable(arguments: list[str]) -> None:
     for before, argument in zip(["", *arguments], arguments, strict=False):
         key, equals, value = argument.partition("=")
         if not equals and not key.startswith("~"):
-            beside = before if "=" in before else "concept=Van"
+            option = before if "=" in before else "concept=Van"
             raise UserError(
                 f"'{argument}' has no '=': options are name=value, and a value with spaces goes in quotes, for example "
-                f"{shell_quoted(f'{beside} {argument}')}"
+                f"{shell_quoted(f'{option} {argument}')}"
             )
         try:
             OverridesParser.create().parse_override(argument)

@@ -120,11 +120,11 @@ def judge_quality(
     objects, styles = zip(*[judge(part.float() / 255) for part in known.flatten(0, 1).split(256)], strict=True)
     right = (torch.cat(objects).argmax(1) == noun.repeat_interleave(times)).sum().item()
     right_style = (torch.cat(styles).argmax(1) == style.repeat_interleave(times)).sum().item()
-    strange = variants(unseen, 1, generator).flatten(0, 1)
-    nothing = sum((judge(part.float() / 255)[0].argmax(1) == SOMETHING_ELSE).sum().item() for part in strange.split(256))
+    others = variants(unseen, 1, generator).flatten(0, 1)
+    nothing = sum((judge(part.float() / 255)[0].argmax(1) == SOMETHING_ELSE).sum().item() for part in others.split(256))
     asked = len(noun) * times
     return {
         "objects right on unseen augmentations": [right, asked],
         "styles right on unseen augmentations": [right_style, asked],
-        "unseen emoji called something else": [nothing, len(strange)],
+        "unseen emoji called something else": [nothing, len(others)],
     }

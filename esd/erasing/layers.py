@@ -82,8 +82,8 @@ def select_parameters(denoiser: nn.Module, rule: Layers) -> list[str]:
         raise UserError(
             f"layers={rule.name} matches no weight of {type(denoiser).__name__}: choose another rule of conf/layers"
         )
-    if foreign := selected.difference(known):
-        raise UserError(f"layers={rule.name} names {min(foreign)}, which is no weight of {type(denoiser).__name__}")
+    if unknown := selected.difference(known):
+        raise UserError(f"layers={rule.name} names {min(unknown)}, which is no weight of {type(denoiser).__name__}")
     return [name for name in known if name in selected]
 
 

@@ -28,11 +28,11 @@ def main(cfg: DictConfig) -> None:
         paths, concepts, asked_against(cfg), cfg.allow_pickle
     )  # first: a protocol may have to fetch its prompts
     protocol = build(cfg)
-    for candidate in found if protocol.concept_needed else ():
-        if not candidate.concepts:
-            raise UserError(f"edit={candidate.path} does not say what was erased: give it as concept=…")
+    for variant in found if protocol.concept_needed else ():
+        if not variant.concepts:
+            raise UserError(f"edit={variant.path} does not say what was erased: give it as concept=…")
     if getattr(protocol, "templates", None) == ():  # a concept is asked for in the words that it was trained through
-        ways = (way for candidate in found for way in candidate.record.get("templates", ()))
+        ways = (way for variant in found for way in variant.record.get("templates", ()))
         protocol.templates = tuple(dict.fromkeys(ways))
     from esd.evaluate.evaluation import evaluate
 
@@ -41,7 +41,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.log:
         from esd.evaluate.wandb_log import log
 
-        log(cfg, metrics, [candidate.name for candidate in found], folder)
+        log(cfg, metrics, [variant.name for variant in found], folder)
 
 
 if __name__ == "__main__":

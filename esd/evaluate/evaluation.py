@@ -84,30 +84,30 @@ def draw(
     folder: Path,
     flags: dict[tuple, Flags],
 ) -> None:
-    """Every candidate's missing pictures, over the trainer's devices. flags: of filters, by the concepts they are for."""
-    left = {candidate: missing_rows(rows, folder / candidate.name) for candidate, rows in wanted.items()}  # before any is drawn
+    """Every variant's missing pictures, over the trainer's devices. flags: of filters, by the concepts they are for."""
+    left = {variant: missing_rows(rows, folder / variant.name) for variant, rows in wanted.items()}  # before any is drawn
     if not any(left.values()):
         return
     bar = next(callback for callback in trainer.callbacks if isinstance(callback, Bar))
     warnings.filterwarnings("ignore", "predict returned None")  # its pictures are files
-    for candidate, rows in left.items():
+    for variant, rows in left.items():
         if not rows:
             continue
-        if candidate.kind == "filter":
+        if variant.kind == "filter":
             continue
-        bar.name, bar.total = candidate.title, -(-len(rows) // trainer.world_size)
-        with variants.weights_of(model, candidate) as (its, denoiser):
-            painter = Painter(its, denoiser, folder / candidate.name, cfg.sampling_steps, **variants.means_of(candidate))
+        bar.name, bar.total = variant.title, -(-len(rows) // trainer.world_size)
+        with variants.weights_of(model, variant) as (its, denoiser):
+            painter = Painter(its, denoiser, folder / variant.name, cfg.sampling_steps, **variants.means_of(variant))
             loader = torch.utils.data.DataLoader(rows, batch_size=cfg.batch, collate_fn=list)
             trainer.predict(painter, loader, return_predictions=False)
             trainer.strategy.barrier()
     if not trainer.is_global_zero:
         raise SystemExit(0)  # the first device judges
-    for candidate, rows in wanted.items():
-        if candidate.kind == "filter":
-            write_filtered(rows, folder / "base", folder / candidate.name, flags[candidate.concepts])
-        if lacking := missing_rows(rows, folder / candidate.name):
-            raise RuntimeError(f"{len(lacking)} pictures of {candidate.name} were not drawn, first '{lacking[0].prompt}'")
+    for variant, rows in wanted.items():
+        if variant.kind == "filter":
+            write_filtered(rows, folder / "base", folder / variant.name, flags[variant.concepts])
+        if lacking := missing_rows(rows, folder / variant.name):
+            raise RuntimeError(f"{len(lacking)} pictures of {variant.name} were not drawn, first '{lacking[0].prompt}'")
 
 
 def grid_rows(rows: list[Row], at_most: int = 12) -> list[Row]:
@@ -122,10 +122,10 @@ def grid_rows(rows: list[Row], at_most: int = 12) -> list[Row]:
 
 
 def save_grid(folder: Path, rows: list[Row], shown: list[Variant], file: str) -> None:
-    """The candidates one above the other, the same prompts and the same noise."""
+    """The variants one above the other, the same prompts and the same noise."""
     rows = grid_rows(rows)
-    strips = [torch.stack([read_picture(folder / candidate.name / row.file) for row in rows]) for candidate in shown]
-    save_picture(grid(strips, [candidate.title for candidate in shown], [row.prompt for row in rows]), folder / file)
+    strips = [torch.stack([read_picture(folder / variant.name / row.file) for row in rows]) for variant in shown]
+    save_picture(grid(strips, [variant.title for variant in shown], [row.prompt for row in rows]), folder / file)
 
 
 def installed(package: str) -> str:
@@ -143,9 +143,9 @@ def evaluate(cfg: DictConfig, protocol, found: list[Variant], command: str) -> t
     check_model(cfg.model)
     trainer = trainer_of(cfg)
     device = torch.device("cuda" if cfg.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu")
-    flags = {candidate.concepts: filter_of(cfg, candidate.concepts) for candidate in found if candidate.kind == "filter"}
+    flags = {variant.concepts: filter_of(cfg, variant.concepts) for variant in found if variant.kind == "filter"}
     protocol.ready(device)
-    asked = {candidate: each_once(protocol.rows(candidate.concepts, candidate.erase_from)) for candidate in found}
+    asked = {variant: each_once(protocol.rows(variant.concepts, variant.erase_from)) for variant in found}
     model = load_model(cfg.model)
     model.sampler(cfg.sampling_steps)
     if protocol.side not in (None, drawn := model.latent_shape[-1] * model.base.vae_scale_factor):
@@ -154,16 +154,16 @@ def evaluate(cfg: DictConfig, protocol, found: list[Variant], command: str) -> t
     every = list({row.file: row for rows in asked.values() for row in rows}.values())
     for width, height in {(row.width, row.height) for row in every}:
         with_size(model, width, height)
-    for candidate in found:
-        variants.check_base(model, base_hash, candidate)
+    for variant in found:
+        variants.check_base(model, base_hash, variant)
     settings = settings_of(cfg, protocol, base_hash)
     folder = folder_of(cfg.out, settings)
     write_json(folder / "settings.json", settings)
     base = Variant("base", "base", base_hash)
     wanted = {base: every} | asked
-    count = sum(len(missing_rows(rows, folder / candidate.name)) for candidate, rows in wanted.items())
+    count = sum(len(missing_rows(rows, folder / variant.name)) for variant, rows in wanted.items())
     total = sum(len({row.file for row in rows}) for rows in wanted.values())
-    negatives = [", ".join(candidate.concepts) for candidate in found if candidate.kind == "negative prompt"]
+    negatives = [", ".join(variant.concepts) for variant in found if variant.kind == "negative prompt"]
     for said in lines_about(model, [*negatives, *(row.prompt for row in every)], cfg.model.path is None):
         console.print(f"warning: {said}", style="yellow", soft_wrap=True, markup=False)
     console.print(f"{count} pictures to draw, {total - count} there already, in {folder}", soft_wrap=True, markup=False)
@@ -172,22 +172,22 @@ def evaluate(cfg: DictConfig, protocol, found: list[Variant], command: str) -> t
     results, path = {}, folder / "metrics.json"
     if path.is_file():  # what was evaluated here before, with the same settings
         results = read_json(path)["results"]
-    for candidate, rows in asked.items():
-        with console.status(f"Judging {escape(candidate.title)}"):
+    for variant, rows in asked.items():
+        with console.status(f"Judging {escape(variant.title)}"):
             figures = {
                 name: protocol.measure(batches(rows, folder / whose.name, folder / "base", device))
-                for name, whose in (("base", base), ("edit", candidate))
+                for name, whose in (("base", base), ("edit", variant))
             }
-        results[candidate.name] = {
-            "kind": candidate.kind, "title": candidate.title, "concept": list(candidate.concepts),
-            "erase_from": list(candidate.erase_from), "path": candidate.path, "hash": candidate.hash,
-            "record": candidate.record, "pictures": len({row.file for row in rows}), **figures,
+        results[variant.name] = {
+            "kind": variant.kind, "title": variant.title, "concept": list(variant.concepts),
+            "erase_from": list(variant.erase_from), "path": variant.path, "hash": variant.hash,
+            "record": variant.record, "pictures": len({row.file for row in rows}), **figures,
             "lost": lost(figures["base"], figures["edit"]),
-            "grid": f"{candidate.name}.png", "command": command,
+            "grid": f"{variant.name}.png", "command": command,
         }  # fmt: skip
-        if candidate.kind == "filter":
-            results[candidate.name]["black"] = count_black(rows, folder / candidate.name)
-        save_grid(folder, rows, [base, candidate], f"{candidate.name}.png")
+        if variant.kind == "filter":
+            results[variant.name]["black"] = count_black(rows, folder / variant.name)
+        save_grid(folder, rows, [base, variant], f"{variant.name}.png")
     common = set.intersection(*({row.file for row in rows} for rows in asked.values()))
     if shared := [row for row in asked[found[0]] if row.file in common]:
         save_grid(folder, shared, [base, *found], "grid.png")
@@ -196,11 +196,11 @@ def evaluate(cfg: DictConfig, protocol, found: list[Variant], command: str) -> t
         "versions": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}}, "results": results,
     }  # fmt: skip
     write_json(path, metrics)
-    for table in figures_tables(protocol, [results[candidate.name] for candidate in found], console.width):
+    for table in figures_tables(protocol, [results[variant.name] for variant in found], console.width):
         console.print(table)
-    for candidate in found:
-        if line := damage(results[candidate.name]["base"], results[candidate.name]["edit"]):
-            console.print(f"{candidate.title}: {line}", soft_wrap=True, markup=False)
+    for variant in found:
+        if line := damage(results[variant.name]["base"], results[variant.name]["edit"]):
+            console.print(f"{variant.title}: {line}", soft_wrap=True, markup=False)
     if said := published_figures(protocol):
         console.print(said, style="dim", markup=False)
     console.print(f"Figures: {path}. Pictures, and grids of them side by side: {folder}", soft_wrap=True, markup=False)

@@ -107,7 +107,7 @@ def variants_of(
         else edit_variant(path, concepts, allow_pickle)
         for path in paths
     ]
-    for about, sources in dict.fromkeys((candidate.concepts, candidate.erase_from) for candidate in found) if against else ():
+    for about, sources in dict.fromkeys((variant.concepts, variant.erase_from) for variant in found) if against else ():
         if not about:
             raise UserError(f"against={against[0]} needs the erased concept: the edit does not say, so give concept=…")
         value = hashlib.sha256(", ".join(about + sources).encode()).hexdigest()
@@ -115,41 +115,41 @@ def variants_of(
             means, _, setting = name.partition("-")
             record = {"setting": setting} if setting else {}
             found.append(Variant(KINDS[means], f"{name}-{slug(about)}-{value[:8]}", value, about, sources, record=record))
-    return list({candidate.name: candidate for candidate in found}.values())
+    return list({variant.name: variant for variant in found}.values())
 
 
-def means_of(candidate: Variant) -> dict:
+def means_of(variant: Variant) -> dict:
     """What sample() is to be told beside the weights."""
-    about = ", ".join(candidate.concepts)
-    if candidate.kind == "negative prompt":
+    about = ", ".join(variant.concepts)
+    if variant.kind == "negative prompt":
         return {"negative": about}
-    if candidate.kind == "safe latent diffusion":
-        return {"safe": SafeLatentDiffusion(about, candidate.record["setting"])}
+    if variant.kind == "safe latent diffusion":
+        return {"safe": SafeLatentDiffusion(about, variant.record["setting"])}
     return {}
 
 
-def check_base(model: Model, base_hash: str, candidate: Variant) -> None:
+def check_base(model: Model, base_hash: str, variant: Variant) -> None:
     """Raises UserError for an edit that was made for another model, before anything is drawn with it."""
-    if candidate.kind != "edit":
+    if variant.kind != "edit":
         return
-    made_for = candidate.record.get("base_hash")
+    made_for = variant.record.get("base_hash")
     if made_for and made_for != base_hash:
         raise UserError(
-            f"edit={candidate.path} was made for other weights than model={model.name} has "
-            f"({candidate.record.get('base')}, {made_for[:8]}, not {base_hash[:8]}): name its model with model=… model.path=…"
+            f"edit={variant.path} was made for other weights than model={model.name} has "
+            f"({variant.record.get('base')}, {made_for[:8]}, not {base_hash[:8]}): name its model with model=… model.path=…"
         )
-    with weights_of(model, candidate):
+    with weights_of(model, variant):
         pass
 
 
 @contextlib.contextmanager
-def weights_of(model: Model, candidate: Variant) -> Iterator[tuple[Model, nn.Module]]:
-    """(model, denoiser) to draw the candidate's pictures with; the base model is itself again afterwards."""
-    if candidate.kind == "pipeline":
-        other = models.load(candidate.path, candidate.name)
+def weights_of(model: Model, variant: Variant) -> Iterator[tuple[Model, nn.Module]]:
+    """(model, denoiser) to draw the variant's pictures with; the base model is itself again afterwards."""
+    if variant.kind == "pipeline":
+        other = models.load(variant.path, variant.name)
         yield other, other.denoiser
-    elif candidate.kind == "edit":
-        replaced = apply_edit(model.denoiser, read_edit(candidate.path, candidate.allow_pickle))
+    elif variant.kind == "edit":
+        replaced = apply_edit(model.denoiser, read_edit(variant.path, variant.allow_pickle))
         try:
             yield model, model.denoiser
         finally:

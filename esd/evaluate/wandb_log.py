@@ -16,7 +16,7 @@ from esd.train.verdict import wandb_keys
 
 
 def log(cfg: DictConfig, metrics: dict, names: list[str], folder: Path) -> None:
-    """One run for each candidate of this evaluation: its figures as summary values, and them with its pictures as a table."""
+    """One run for each variant of this evaluation: its figures as summary values, and them with its pictures as a table."""
     mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
     if mode == "offline":
         say_offline("is offline", f"{shlex.quote(str(folder))}/wandb/offline-run-*", sys.stdout)
