@@ -55,14 +55,12 @@ def target(request, tmp_path_factory):
     model = models.load(str(place), request.param)
     torch.manual_seed(0)
     denoiser = edited(model, Edit({name: p + 0.05 for name, p in list(model.denoiser.named_parameters())[-2:]}))
-    return Target(
-        model, denoiser, model.denoiser, "c", frozenset("c"), torch.randn(3, *model.latent_shape), ["a", "b", "d e"], 3.0, 5
-    )
+    return Target(model, denoiser, model, "c", frozenset("c"), torch.randn(3, *model.latent_shape), ["a", "b", "d e"], 3.0, 5)
 
 
 def tried(target, attack, seed=0):
     """What it found, and that it left every network as it was."""
-    networks = [target.denoiser, target.base, *(encoder for _, encoder in text.encoders(target.model))]
+    networks = [target.denoiser, target.base.denoiser, *(encoder for _, encoder in text.encoders(target.model))]
     before = [fingerprint(network) for network in networks]
     found = []
     for one in attack.find(target, seed):
@@ -286,6 +284,45 @@ def test_rows_of_the_embedded_model_are_of_one_kind():
     )  # kept asks for another
     assert built_rows["never"].target.prompt == built_rows["edit"].target.prompt and built_rows["never"].about == "koala"
     assert built_rows["check"].target.denoiser is model.denoiser and not built_rows["never"].target.base_knows
+
+
+def test_a_twin_is_asked_through_its_own_text_encoder(target):
+    """Nothing of the twin's row is the edit's, but for what the base model begins and answers."""
+    import copy
+
+    model = target.model
+    twin = copy.copy(model)
+    twin.base = copy.deepcopy(model.base)
+    with torch.no_grad():
+        for _, encoder in text.encoders(twin):
+            encoder.get_input_embeddings().weight.normal_()
+    rows = Rows(model, Edit({}), "c", OneWord(), twin, 3.0, 5)
+    attack = Completion([0.4])
+    row = rows.build("never", attack, 0).target
+    assert row.model is twin and row.denoiser is twin.denoiser and row.base is model
+    edit = rows.build("edit", attack, 0).target
+    assert differs(row.condition(["c"]), edit.condition(["c"])) and not differs(
+        row.base_condition(["c"]), edit.condition(["c"])
+    )
+    begun = [attack.latents(its, model.sampler(5), [0, 1], 2, 0) for its in (row, edit)]
+    assert torch.equal(*begun)
+
+
+def differs(a, b):
+    return any(not torch.equal(tensor, b[name]) for name, tensor in a.items())
+
+
+class OneWord:
+    """A world of one picture and one other word."""
+
+    def prompt(self, concept):
+        return concept
+
+    def latents(self, concept):
+        return None
+
+    def others(self, concept):
+        return ["a"]
 
 
 OWN = """# @package attack.mine

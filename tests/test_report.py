@@ -16,9 +16,10 @@ import urllib.request
 import pytest
 from PIL import Image
 
+from esd import UserError
 from esd.command.entry import CONF
 from esd.metrics.counts import mean_figure, rate_figure
-from esd.report import charts
+from esd.report import attacks, charts
 from esd.report import page as pages
 
 
@@ -114,9 +115,9 @@ def test_the_page_is_whole_and_safe(page):
 
 def test_the_title_says_what_in_words_and_when(tmp_path):
     runs, _ = pages.collect([str(make_sweep(tmp_path / "2026-01-03"))])
-    assert pages.title_of(runs) == "pizza and <b>cat</b> & co erased, over η and layers, 3 January 2026"
-    assert pages.title_of(runs[:1]) == "pizza erased, 3 January 2026"
-    assert pages.title_of([]) == "Nothing erased"
+    assert pages.title_of(runs, []) == "pizza and <b>cat</b> & co erased, over η and layers, 3 January 2026"
+    assert pages.title_of(runs[:1], []) == "pizza erased, 3 January 2026"
+    assert pages.title_of([], []) == "Nothing erased"
 
 
 def test_the_chart_holds_the_base_model_and_every_whisker(tmp_path):
@@ -231,3 +232,43 @@ def test_it_fits_the_screen_in_light_and_dark(page, browser, width, scheme, tmp_
     assert width > 600 or browser.run(ends) <= width
     browser.run("document.querySelector('.large').click()")
     assert browser.run("return document.querySelector('dialog').open && document.querySelectorAll('dialog img').length") == 1
+
+
+def make_attack(folder):
+    """What esd.attack leaves of one edit: an attack at two budgets beside its control, and one of tries without one."""
+    seen = {("inversion", 80): (17, 0), ("inversion", 200): (28, 4), ("words", 0): (1, None)}
+    figures = []
+    for (attack, steps), (edit, never) in seen.items():
+        line = {"variant": "run", "attack": attack, "steps": steps, "edit": rate_figure(edit, 32), "concepts": ["pizza"]}
+        if never is not None:
+            line |= {"never": rate_figure(never, 32), "kept": rate_figure(16, 16), "passed": attack == "inversion"}
+            line["excess"] = {"mean": (edit - never) / 32, "interval": [0.3, 0.9], "of": 32, "over": "pictures"}
+        figures.append(line)
+    edits = {"run": {"path": "run", "concept": ["pizza"], "record": {"layers": "esd-u"}}}
+    metrics = {"command": "python -m esd.attack edit=run", "control": "a twin", "edits": edits, "figures": figures}
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    Image.effect_noise((300, 100), 60).convert("RGB").save(folder / "grid-pizza-run.png")
+
+
+def test_attacks_have_a_section_with_the_controls_curve_beside_the_edits(tmp_path):
+    make_attack(tmp_path / "attack")
+    (its,) = attacks.attacks_in([str(tmp_path)])
+    (chart,) = attacks.attack_charts([its])  # of tries there is no curve
+    edit, control = chart["lines"]
+    heights = [[float(point.split()[1]) for point in line["path"][1:].split("L")] for line in (edit, control)]
+    assert control["control"] and not edit["control"] and all(above < below for above, below in zip(*heights, strict=True))
+    text = pages.page(*pages.collect([str(tmp_path)]), [its], "here")
+    assert "pizza under attack" in text and "+53 (+30 to +90)" in text and "python -m esd.attack edit=run" in text
+    assert text.count('stroke-dasharray="6 5"') == 1 and text.count("data:image/webp") == 1 and "tries" in text
+    links = Links()
+    links.feed(text)
+    assert set(links.inside) <= links.ids and links.outside == []
+
+
+def test_an_attack_that_is_not_as_written_is_told_in_a_line(tmp_path):
+    make_attack(tmp_path / "attack")
+    file = tmp_path / "attack/metrics.json"
+    file.write_text(file.read_text().replace('"hits": 17', '"hist": 17'))
+    with pytest.raises(UserError, match="is not as esd.attack writes it"):
+        attacks.attacks_in([str(tmp_path)])

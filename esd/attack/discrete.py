@@ -35,7 +35,7 @@ class Discrete:
         known = [word for word in text.vocabulary(target.model) if word not in target.words]
         tables = [table.to(target.device) for table in text.embeddings(target.model, known)]
         prompt = target.prompt if self.named else ""
-        sampler, named = target.model.sampler(POSITIONS).to(target.device), target.condition([target.prompt])
+        sampler, named = target.model.sampler(POSITIONS).to(target.device), target.base_condition([target.prompt])
         for steps in self.steps:
             generator = seeded(seed, steps)
             logits = (0.01 * torch.randn(self.tokens, len(known), generator=generator)).to(target.device).requires_grad_()
@@ -61,7 +61,7 @@ class Discrete:
             return target.error(condition, x_0, noise, position, sampler).mean()
         x = sampler.noised(x_0, noise, position)
         with torch.no_grad():
-            (wanted,) = predict(target.model, target.base, sampler, x, position, named)
+            (wanted,) = predict(target.base, target.base.denoiser, sampler, x, position, named)
         (said,) = predict(target.model, target.denoiser, sampler, x, position, condition)
         return (said - wanted).square().mean()
 

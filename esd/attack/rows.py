@@ -81,14 +81,14 @@ class Rows:
             kept = self.world.kept(self.concept)
             return self.of(kept, self.denoiser(), pictured) if kept else None
         if self.twin is not None:
-            made = self.of(self.concept, self.twin.denoiser, pictured)
-            return made
+            return self.of(self.concept, self.twin.denoiser, pictured, self.twin)
         return self.world.never_shown(self.of(self.concept, self.denoiser(), False), seed)
 
-    def of(self, concept: str, denoiser: nn.Module, pictured: bool) -> Row:
+    def of(self, concept: str, denoiser: nn.Module, pictured: bool, model: Model | None = None) -> Row:
+        """model: whose denoiser it is, with its text encoder; None: the base model's."""
         prompt = self.world.prompt(concept)
         target = Target(
-            self.model, denoiser, self.model.denoiser, prompt, frozenset(concept.lower().split()),
+            model or self.model, denoiser, self.model, prompt, frozenset(concept.lower().split()),
             self.world.latents(concept) if pictured else None, self.world.others(concept), self.guidance, self.steps,
         )  # fmt: skip
         return Row(target, lambda pictures: self.world.sees(pictures, concept), concept)

@@ -27,6 +27,7 @@ from esd.command.model import check_model, load_model
 from esd.erasing.edit import Edit, check_edit, read_edit, whole
 from esd.evaluate.variants import Variant, edit_variant
 from esd.files import slug, write_json
+from esd.models.hashes import fingerprint
 from esd.sample.pictures import save_picture, to_image
 
 console = Console(highlight=False)
@@ -176,13 +177,15 @@ def matching(variant: Variant, model, base_hash: str) -> Edit:
 
 
 def twin_of(cfg: DictConfig, model):
-    """The model that never learnt the concept. Raises UserError for one of another shape."""
+    """The model that never learnt the concept. Raises UserError for one of another shape, or of another latent space."""
     if cfg.twin is None:
         return None
     twin = models.load(cfg.twin, "twin")
     shapes = [{name: p.shape for name, p in m.denoiser.named_parameters()} for m in (model, twin)]
     if shapes[0] != shapes[1]:
         raise UserError(f"twin={cfg.twin} is of other weights than model={cfg.model.name}: give one of the same architecture")
+    if fingerprint(twin.base.vae) != fingerprint(model.base.vae):
+        raise UserError(f"twin={cfg.twin} has another autoencoder than model={cfg.model.name}: their latents can't be compared")
     return twin
 
 
@@ -251,7 +254,7 @@ def attacked(cfg: DictConfig, job: Job, its, folder: Path, forwards: Forwards, t
     row = job.rows.build(job.row, its, job.seed)
     if row is None:
         return
-    if row.target.denoiser is not row.target.base:
+    if row.target.denoiser is not row.target.base.denoiser:
         forwards.watch(row.target.denoiser)
     seeds = noises(picture_count(cfg, its, job.row))
     for number, found in enumerate(its.find(row.target, job.seed)):

@@ -65,10 +65,10 @@ class Completion(NoisedPicture):
             return super().latents(target, sampler, seeds, position, seed)
         x, n = sampler.start(target.model.noise(seeds)).to(target.device), len(seeds)
         start = torch.zeros(n, dtype=torch.int64, device=target.device)
-        here, none = (repeated(target.condition([prompt]), n) for prompt in (target.prompt, ""))
+        here, none = (repeated(target.base_condition([prompt]), n) for prompt in (target.prompt, ""))
         with torch.inference_mode():
             stop = torch.full_like(start, position)
-            return walk(target.model, target.base, sampler, x, start, stop, here, none, target.guidance)
+            return walk(target.base, target.base.denoiser, sampler, x, start, stop, here, none, target.guidance)
 
 
 class NoiseProbe:

@@ -55,7 +55,8 @@ class Attack(Protocol):
 class Target:
     """A model under attack, with what the attacker holds.
 
-    denoiser: the one attacked, frozen; base: θ*, which the attacker may compare with
+    denoiser: the one attacked, frozen; base: the model with θ*, which the attacker may compare with. A twin's text encoder
+              is another than its base's, the latents are of one space
     prompt:   asks for the concept by name; words: the concept's own words, which an attack on words leaves out
     latents:  (P, C, h, w) of pictures of the concept, or None
     others:   prompts that name other things: where free conditionings start
@@ -63,7 +64,7 @@ class Target:
 
     model: Model
     denoiser: nn.Module
-    base: nn.Module
+    base: Model
     prompt: str
     words: frozenset[str]
     latents: Tensor | None
@@ -78,6 +79,9 @@ class Target:
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         return {name: tensor.detach() for name, tensor in self.model.encode(list(prompts), self.device).items()}
+
+    def base_condition(self, prompts: Sequence[str]) -> Condition:
+        return {name: tensor.detach() for name, tensor in self.base.encode(list(prompts), self.device).items()}
 
     def draw(self, condition: Condition, seeds: Sequence[int], denoiser: nn.Module | None = None) -> Tensor:
         """Pictures (n, 3, H, W) under a condition of one row, or of a row for each seed."""

@@ -43,6 +43,12 @@ def axes(xs: Sequence[float], ys: Sequence[float]) -> tuple[Axis, Axis]:
     return Axis(*padded(xs), LEFT, WIDTH - RIGHT), Axis(*padded(ys), HEIGHT - BOTTOM, TOP)
 
 
+def ticks(axis: Axis, factor: float = 1, unit: str = "") -> list[tuple[float, str]]:
+    """(place, words) of an axis' round values; a factor of 100 is for shares, which lie in [0, 1]."""
+    values = [value for value in axis.ticks() if factor == 1 or 0 <= value <= 1]
+    return [(axis.at(value), f"{value * factor:g}{unit}") for value in values]
+
+
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     """Which points no other beats in both coordinates (larger is better), from left to right; equal points: the first."""
     best, front = -math.inf, []

@@ -24,6 +24,7 @@ from esd.files import read_json
 from esd.metrics.counts import figure_value, format_figure, format_interval, format_lost, rate_figure
 from esd.metrics.tables import concept_names
 from esd.report import charts
+from esd.report.attacks import Attacked, attack_charts
 
 # What a column is called; other figures go by their own names.
 HEADINGS = {
@@ -142,7 +143,7 @@ def natural_order(file: Path) -> list:
 
 
 def collect(folders: list[str]) -> tuple[list[Run], list[Failed]]:
-    """All runs and failures under these folders. Raises UserError where there are none."""
+    """All runs and failures under these folders."""
     runs, failed = [], []
     for folder in dict.fromkeys(map(Path, folders)):
         if not folder.is_dir():
@@ -151,8 +152,6 @@ def collect(folders: list[str]) -> tuple[list[Run], list[Failed]]:
             runs += runs_in(file)
         configs = sorted(folder.rglob(".hydra/config.yaml"), key=natural_order)
         failed += [failed_in(config) for config in configs if not (config.parent.parent / "metrics.json").is_file()]
-    if not runs and not failed:
-        raise UserError(f"no runs under {', '.join(folders)}: nothing there left a metrics.json or a .hydra/config.yaml")
     return runs, failed
 
 
@@ -191,7 +190,7 @@ RULES = (  # in the order of their colours, which are the same on every page
 )  # fmt: skip
 
 
-def series_of(runs: list[Run]) -> dict[str, int]:
+def series_of(runs: list[Run | Attacked]) -> dict[str, int]:
     """Layers → the number of its colour: a rule's own; of rules that are not ours one that their name gives."""
     return {
         name: RULES.index(name) if name in RULES else zlib.crc32(name.encode()) % len(RULES)
@@ -203,10 +202,12 @@ AXES = {"η": "eta", "layers": "layers", "steps": "steps", "lr": "lr", "batch": 
         "source of x_t": "source", "seed": "seed"}  # fmt: skip
 
 
-def title_of(runs: list[Run]) -> str:
+def title_of(runs: list[Run], attacked: list[Attacked]) -> str:
     """What the page is about, in words: "pizza and cat erased, over η and layers, 25 November 2026"."""
     if not runs:
-        return "Nothing erased"
+        return (
+            f"{in_words(list(dict.fromkeys(its.concept for its in attacked)))} under attack" if attacked else "Nothing erased"
+        )
     concepts = list(dict.fromkeys(run.concept or "a concept" for run in runs))
     named = in_words(concepts if len(concepts) <= 4 else [*concepts[:3], f"{len(concepts) - 3} more"])
     varied = [name for name, key in AXES.items() if len({str(getattr(run, key, run.facts.get(key))) for run in runs}) > 1]
@@ -251,12 +252,7 @@ def scatter(runs: list[Run]) -> dict | None:
     line = charts.path([(points[n]["x"], points[n]["y"]) for n in front])
     marks = [{"x": x.at(gone), "y": y.at(kept), "title": f"base model: not seen {100 * gone:.1f} %, right {100 * kept:.1f} %"}
              for gone, kept in sorted(bases)]  # fmt: skip
-    return {"points": points, "bases": marks, "line": line, "x": ticks(x, 100, " %"), "y": ticks(y, 100, " %")}
-
-
-def ticks(axis: charts.Axis, factor: float = 1, unit: str = "") -> list[tuple[float, str]]:
-    values = [value for value in axis.ticks() if factor == 1 or 0 <= value <= 1]
-    return [(axis.at(value), f"{value * factor:g}{unit}") for value in values]
+    return {"points": points, "bases": marks, "line": line, "x": charts.ticks(x, 100, " %"), "y": charts.ticks(y, 100, " %")}
 
 
 def curve_charts(runs: list[Run]) -> list[dict]:
@@ -273,7 +269,7 @@ def curve_charts(runs: list[Run]) -> list[dict]:
              "path": charts.path([(x.at(a), y.at(b)) for a, b in points])}
             for run, points in lines
         ]  # fmt: skip
-        made.append({"name": name, "lines": drawn, "x": ticks(x), "y": ticks(y)})
+        made.append({"name": name, "lines": drawn, "x": charts.ticks(x), "y": charts.ticks(y)})
     return made
 
 
@@ -287,7 +283,7 @@ def sections_of(runs: list[Run]) -> list[dict]:
     return made
 
 
-def page(runs: list[Run], failed: list[Failed], folder: str) -> str:
+def page(runs: list[Run], failed: list[Failed], attacked: list[Attacked], folder: str) -> str:
     """The page as text; everything it shows is inside it."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -295,6 +291,7 @@ def page(runs: list[Run], failed: list[Failed], folder: str) -> str:
         "shown": format_figure, "spread": format_interval, "number": figure_value, "named": format_lost, "embedded": data_uri,
     }  # fmt: skip
     return environment.get_template("report.html.j2").render(
-        title=title_of(runs), folder=folder, colours=len(RULES), sections=sections_of(runs), failed=failed, count=len(runs),
-        curves=curve_charts(runs), series=series_of(runs), headings=HEADINGS, chart=charts,
+        title=title_of(runs, attacked), folder=folder, colours=len(RULES), sections=sections_of(runs), failed=failed,
+        count=len(runs), curves=curve_charts(runs), attacked=attacked, attack_charts=attack_charts(attacked),
+        series=series_of([*runs, *attacked]), headings=HEADINGS, chart=charts,
     )  # fmt: skip
