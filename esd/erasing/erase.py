@@ -61,6 +61,8 @@ def erase(
     preserve: str | Sequence[str] | None = None,
     preserve_weight: float = 1.0,
     preserve_batch: int = 0,
+    spare: float = 0.0,
+    spared: str | Sequence[str] | None = None,
     optimizer: Callable | None = None,
     schedule: Callable | None = None,
     precision: str = "bf16-mixed",
@@ -88,6 +90,8 @@ def erase(
     guidance, sampling_steps: of the walk to x_t. Of FLUX.1 dev, which is guided by a number it is told, guidance=1
     steps, batch, lr, seed: of the training. The seed decides every draw: no other random state is read or left changed
     preserve:     prompts to keep; preserve_batch: how many of them beside each step's erasing examples (0: as many)
+    spare, spared: how far each step is kept out of what the texts of these prompts share with the concept's; with layers="kv"
+                  (erasing.projection). For example 0.06, and dozens of prompts
     optimizer, schedule: parameters → torch's optimiser, and optimiser → schedule, as functools.partial; nothing: Adam, constant
     precision, deterministic: Lightning's
     lora_rank, lora_alpha: train LoRA of this rank on the matrices that `layers` names, in place of whole weights
@@ -103,7 +107,9 @@ def erase(
     asked = {name: value for name, value in locals().items() if name not in ("pipe", "progress", "callbacks", "loggers")}
     templates = texts(templates, "templates")
     check_options({**asked, "templates": templates})
-    check_lora(lora_rank, lora_alpha, quantize)
+    check_lora(lora_rank, lora_alpha, quantize, spare)
+    if bool(spare) != bool(spared):
+        raise UserError("spare and spared go together: a strength, for example 0.06, and the prompts to spare")
     require_one_of(dtype, "dtype", DTYPES)
     erased = pair_up(texts(concept, "concept"), texts(erase_from, "erase_from") if erase_from else [""], float(eta))
     prompts = texts(preserve, "preserve") if preserve is not None and preserve_weight else []
@@ -115,7 +121,8 @@ def erase(
         concepts=erased, preserved=preserved(prompts, float(preserve_weight), erased), templates=templates, eta=float(eta),
         layers=rule_of(layers), trajectories=source_of(trajectories), guidance=float(guidance), sampling_steps=sampling_steps,
         steps=steps, batch=batch, lr=float(lr), lora=lora_of(lora_rank, lora_alpha), seed=seed,
-        preserve_weight=float(preserve_weight), preserve_batch=preserve_batch, optimizer=optimizer, schedule=schedule,
+        preserve_weight=float(preserve_weight), preserve_batch=preserve_batch, spare=float(spare),
+        spared=texts(spared, "spared") if spared else [], optimizer=optimizer, schedule=schedule,
         dtype=dtype, quantize=quantize, gradient_checkpointing=gradient_checkpointing, compile=compile,
     )  # fmt: skip
     with untouched(pipe), quiet_lightning(), torch_switches():

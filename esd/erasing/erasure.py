@@ -11,7 +11,8 @@ Gandikota, Materzyńska, Fiotto-Kaufman, Bau: Erasing Concepts from Diffusion Mo
 
 The student learns to answer c with what the teacher would say when guided away from c. With `erase_from` f the student is
 asked for f, and ε_θ*(x_t, f, t) takes the place of the first ε_θ*(x_t, ∅, t): f stays, without c. The combination is
-linear, so it is the same for ε, for v, and for a flow's velocity.
+linear, so it is the same for ε, for v, and for a flow's velocity. With `spare` a step moves what reads the text least where
+other prompts' texts lie (projection.py).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from esd import UserError
 from esd.erasing.concepts import Draw
+from esd.erasing.projection import Projection
 from esd.erasing.prompts import PromptTable
 from esd.erasing.trajectories import Trajectories
 from esd.erasing.walks import predict
@@ -52,17 +54,18 @@ class Erasure(pl.LightningModule):
     trained:      the names of the trained parameters
     trajectories: where x_t and the teacher's predictions come from
     optimizer, schedule: torch's, given parameters and optimiser
+    projection:   what each step's change passes through, or None
     """
 
     def __init__(
         self, model: Model, student: nn.Module, trained: list[str], prompts: PromptTable, sampler: Sampler,
-        trajectories: Trajectories, optimizer: Callable, schedule: Callable,
+        trajectories: Trajectories, optimizer: Callable, schedule: Callable, projection: Projection | None = None,
     ):  # fmt: skip
         super().__init__()
         self.model = model  # no nn.Module: the text encoder and the VAE stay where they are
         self.teacher, self.student = trajectories.teacher, student  # no teacher where x_t comes from a cache
         self.prompts, self.sampler, self.trajectories = prompts, sampler, trajectories
-        self.trained, self.optimizer, self.schedule = trained, optimizer, schedule
+        self.trained, self.optimizer, self.schedule, self.projection = trained, optimizer, schedule, projection
         self.figures: dict[str, Tensor] = {}  # of the last step, for whoever logs them
 
     def training_step(self, draw: Draw, _: int) -> Tensor:
@@ -113,6 +116,12 @@ class Erasure(pl.LightningModule):
         if self.measures:
             grads = [p.grad for p in self.student.parameters() if p.grad is not None]
             self.figures["train/gradient_norm"] = nn.utils.get_total_norm(grads)
+        if self.projection is not None:
+            self.projection.before()
+
+    def on_train_batch_end(self, *_) -> None:
+        if self.projection is not None:
+            self.projection.after()
 
     def configure_optimizers(self):
         optimizer = self.optimizer([p for p in self.student.parameters() if p.requires_grad])

@@ -20,6 +20,7 @@ from esd.erasing.layers import Layers, select_parameters, student_of
 from esd.erasing.logged_figures import LoggedFigures
 from esd.erasing.lora import factors, lora_student_of
 from esd.erasing.lora_factors import tensors_of
+from esd.erasing.projection import Projection
 from esd.erasing.prompts import PromptTable
 from esd.erasing.trajectories import Denoisers, Trajectories
 from esd.models import precision
@@ -44,6 +45,8 @@ class Options:
     seed: int
     preserve_weight: float
     preserve_batch: int
+    spare: float  # λ of erasing/projection.py; 0: every weight moves freely
+    spared: list[str]  # the prompts that it spares
     optimizer: Callable  # parameters → torch's optimiser
     schedule: Callable  # optimiser → torch's schedule
     lora: tuple[int, float] | None  # rank and alpha; None: whole weights are trained
@@ -91,6 +94,7 @@ class Options:
             "preserve": preserve,
             "preserve_weight": self.preserve_weight,
             "preserve_batch": self.preserve_batch or self.batch,
+            "spare": self.spare,
             "optimizer": optimizer,
             "schedule": schedule,
             "precision": precision,
@@ -148,9 +152,14 @@ class Run:
         """Prepare the source of x_t, which may take long: advance(n, total) is told of every n of its forwards."""
         o = self.options
         self.trajectories = copy.copy(o.trajectories).begin(self.denoisers, advance)
+        projection = None
+        if o.spare:
+            gone = [concept.erase_from or concept.text for concept in o.concepts]  # what the student is asked for
+            projection = Projection(self.model, self.student, gone, o.spared, o.spare)
         self.module = Erasure(
-            self.model, self.student, self.trained, self.prompts, self.sampler, self.trajectories, o.optimizer, o.schedule
-        )
+            self.model, self.student, self.trained, self.prompts, self.sampler, self.trajectories, o.optimizer, o.schedule,
+            projection,
+        )  # fmt: skip
         self.module.to(self.device)
 
     def fit(self, checkpoint: Path | None = None, done: int = 0) -> None:

@@ -141,6 +141,18 @@ def other_objects(concepts: Sequence[str]) -> list[str]:
     return [words.with_article(noun) for noun in words.OBJECTS if noun not in lost]
 
 
+def other_styles(concepts: Sequence[str]) -> list[str]:
+    """The styles that these concepts do not name, as prompts: alone, and of every seventh object that is not erased whole."""
+    gone = [subject(text) for text in concepts]
+    styles = [style for style in words.STYLES if not any(style in about.styles for about in gone)]
+    nouns = [noun for noun in words.OBJECTS if noun not in lost_objects(gone)][::7]
+    return [
+        prompt
+        for style in styles
+        for prompt in [*words.style_phrases(style), *(words.styled_phrases(n, style)[0] for n in nouns)]
+    ]
+
+
 def draw(model, denoiser: nn.Module, asked: Sequence[Row], done: Callable[[int], None] = lambda n: None) -> Tensor:
     """The rows' pictures (n, 3, 64, 64), in steps of 1/255 as in a file."""
     seeds = [row.seed for row in asked]

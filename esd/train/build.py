@@ -18,11 +18,11 @@ from esd.erasing.layers import rule_of
 from esd.erasing.run import Options, lora_of, trainer_for
 from esd.erasing.trajectories import Trajectories
 from esd.train.callbacks import AtomicCheckpointIO
-from esd.train.run_prompts import concepts_of
+from esd.train.run_prompts import concepts_of, spared_by_default
 
 PLAIN = (  # the options that are what the configuration says
     "templates", "eta", "guidance", "sampling_steps", "steps", "batch", "lr", "seed", "preserve_weight", "preserve_batch",
-    "gradient_checkpointing", "compile",
+    "spare", "gradient_checkpointing", "compile",
 )  # fmt: skip
 
 
@@ -34,8 +34,9 @@ def options_of(cfg: DictConfig) -> Options:
     optimizer, schedule = optimizer_of(cfg)
     plain = OmegaConf.to_container(cfg, resolve=True)
     return Options(
-        concepts=concepts, preserved=preserved, layers=layers, trajectories=trajectories_of(cfg), optimizer=optimizer,
-        schedule=schedule, lora=lora_of(cfg.lora.rank, cfg.lora.alpha), dtype=cfg.model.dtype, quantize=cfg.model.quantize,
+        concepts=concepts, preserved=preserved, spared=spared_by_default(cfg.model.name, concepts) if cfg.spare else [],
+        layers=layers, trajectories=trajectories_of(cfg), optimizer=optimizer, schedule=schedule,
+        lora=lora_of(cfg.lora.rank, cfg.lora.alpha), dtype=cfg.model.dtype, quantize=cfg.model.quantize,
         **{name: plain[name] for name in PLAIN},
     )  # fmt: skip
 

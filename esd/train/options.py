@@ -40,6 +40,7 @@ class Train:
     preserve: Any = None
     preserve_weight: float = 1.0
     preserve_batch: int = 0
+    spare: float = 0.0
     grid: int = 8
     grid_every: int = 0
     checkpoint_every: int = 100
@@ -65,7 +66,7 @@ ConfigStore.instance().store(name="train_schema", node=Train)
 def check_train_options(cfg: DictConfig) -> None:
     """Everything about a training configuration that can be told without a model. Raises UserError."""
     check_options(cfg)
-    check_lora(cfg.lora.rank, cfg.lora.alpha, cfg.model.quantize)
+    check_lora(cfg.lora.rank, cfg.lora.alpha, cfg.model.quantize, cfg.spare)
     require_at_least(cfg, grid=0, grid_every=0, checkpoint_every=1, checkpoint_minutes=0.0)
     require_one_of(cfg.objective, "objective", ("kept-erased", "erased", "kept"))
     require_one_of(cfg.model.dtype, "model.dtype", DTYPES)

@@ -58,6 +58,16 @@ def preserved_by_default(model: str, gone: list[str]) -> list[str]:
     return everyday_without(gone)
 
 
+def spared_by_default(model: str, concepts: list[Concept]) -> list[str]:
+    """Whose texts are spared: what preserve=auto preserves, and of the embedded model the styles that are not erased."""
+    gone = [concept.text for concept in concepts]
+    if model == "emoji":
+        from esd.protocols.emoji import other_objects, other_styles
+
+        return other_objects(gone) + other_styles(gone)
+    return everyday_without(gone)
+
+
 def read_lines(file: Path) -> list[str]:
     """The prompts in a file, one a line. Raises UserError where there are none."""
     with option_errors(f"preserve={file}"):
