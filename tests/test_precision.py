@@ -230,37 +230,9 @@ def test_a_student_shares_what_is_stored_in_16_bits():
 @pytest.mark.slow
 def test_sdxl_at_full_size_takes_a_lightning_step_on_the_processor():
     """Random weights in bfloat16, a picture of 1024 pixels, esd-x: run it alone, where 18 GiB of memory are free."""
-    import resource
+    from esd.bench import full_size
 
-    from tiny import parts
-
-    from esd.models.sdxl import StableDiffusionXL
-    from esd.models.sizes import sdxl_unet
-
-    with open("/proc/meminfo") as file:
-        free = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
-    if free < 18 * 2**20:
-        pytest.skip(f"{free / 2**20:.1f} GiB of memory are available, and it takes 18")
-    base = built("sdxl")
-    with torch.device("meta"):
-        unet = sdxl_unet()
-    base.unet = unet.bfloat16().to_empty(device="cpu")
-    with torch.no_grad():
-        for parameter in base.unet.parameters():
-            parameter.normal_(std=0.02)
-    model = StableDiffusionXL(base, "sdxl")
-    model.encode = lambda prompts, device="cpu": {
-        "encoder_hidden_states": torch.randn(len(prompts), 77, 2048), "text_embeds": torch.randn(len(prompts), 1280),
-        "time_ids": torch.tensor([[1024.0, 1024.0, 0.0, 0.0, 1024.0, 1024.0]] * len(prompts)),
-    }  # fmt: skip
-    module, teacher, student, *_ = parts(model, [Concept("a pizza")], source="pool", walker="frozen", steps=4, lr=1e-5)
-    precision.store(base, teacher, "bf16")
-    precision.compute_from_stored(student)
-    name = module.trained[0]
-    before = student.get_parameter(name).detach().clone()
-    draws = Draws(concepts=1, templates=1, positions=4, batch=1, seed=0, staggered=True)
-    trained_for(module, draws, 1, precision="bf16-mixed")
-    assert stored_in(teacher) == {torch.bfloat16} and not torch.equal(student.get_parameter(name), before)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"the process held {peak:.1f} GiB at most")
-    assert peak < 24
+    if (free := full_size.free_memory()) < full_size.NEEDS:
+        pytest.skip(f"{free / 2**30:.1f} GiB of memory are available, and it takes 18")
+    found = full_size.sdxl_step()
+    assert found["moved"] > 0.9 and 13.9e9 < found["peak"] < 24e9

@@ -3,6 +3,7 @@
 Counted, not estimated: each configuration is built on the meta device, which allocates nothing, the student made and its frozen
 weights stored as a run does it, and one step of Adam taken; then every storage is counted once. With --measure, Stable
 Diffusion 1.4 is allocated and one example goes through it under autocast to bfloat16: what is kept for the backward pass.
+With --step, Stable Diffusion XL is allocated and takes real training steps on the processor (full_size.py).
 Prints the table beside its bars, leaves it in outputs/gallery/memory.json. int8 needs torchao (extra: int8).
 """
 
@@ -15,8 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from esd.bench import full_size
 from esd.bench.memory import Held, held_by
-from esd.command.entry import ArgumentParser
+from esd.command.entry import ArgumentParser, fail
 from esd.erasing import layers, lora
 from esd.models import precision, sizes
 
@@ -132,12 +134,18 @@ def rows(cases: tuple[Case, ...]) -> list[dict]:
 def main() -> None:
     parser = ArgumentParser(prog="python -m esd.bench.memory_table", description=__doc__)
     parser.add_argument("--measure", action="store_true", help="also what Stable Diffusion 1.4 keeps for the backward pass")
+    parser.add_argument(
+        "--step", action="store_true", help="also a training step of Stable Diffusion XL on the processor: 18 GiB, ten minutes"
+    )
     options = parser.parse_args()
+    if options.step and 0 < (free := full_size.free_memory()) < full_size.NEEDS:
+        fail(f"--step needs {full_size.NEEDS / 2**30:.0f} GiB of memory, and {free / 2**30:.1f} are free")
     from rich.console import Console
     from rich.table import Table
 
     from esd.report.result import write_result
 
+    taken = full_size.sdxl_step() if options.step else {}
     columns = ["model", "trained, and frozen in", "frozen", "trained", "gradients", "optimiser", "all, GB", "bar", "holds?"]
     lines = [
         [row["model"], row["option"], *(f"{size / GB:.2f}" for size in row["bytes"].values()),
@@ -145,6 +153,12 @@ def main() -> None:
         for row in rows(CASES)
     ]  # fmt: skip
     notes = []
+    if taken:
+        notes.append(
+            f"SDXL at full size, esd-x, took a first training step on this machine's processor (batch 1, 1024 pixels, random "
+            f"weights): the process held {taken['peak'] / GB:.1f} GB at most, activations and torch itself in it, and the step "
+            f"took {taken['seconds']:.0f} s of one core (measured)."
+        )
     for name, encoders in ENCODERS.items():
         with torch.device("meta"):
             size = 2 * sum(p.numel() for make in encoders for p in make().parameters())
@@ -163,8 +177,11 @@ def main() -> None:
         "memory", title="Memory", text="GB (10⁹ bytes) of weights, gradients and Adam's state after a step, "
         "each storage of the full-size configuration counted once; activations come on top.",
         columns=columns, rows=lines, notes=notes, weights="none: configurations alone",
-        command="python -m esd.bench.memory_table" + " --measure" * options.measure,
-        makers=["esd/bench/memory_table.py", "esd/models/precision.py", "esd/erasing/layers.py", "esd/erasing/lora.py"],
+        command="python -m esd.bench.memory_table" + " --measure" * options.measure + " --step" * options.step,
+        makers=[
+            "esd/bench/memory_table.py", "esd/bench/full_size.py", "esd/models/precision.py", "esd/erasing/layers.py",
+            "esd/erasing/lora.py",
+        ],
     )  # fmt: skip
 
 

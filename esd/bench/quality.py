@@ -1,21 +1,18 @@
 """python -m esd.bench.quality: do the cheaper sources of x_t erase as well as the paper's? About an hour on 2 cores.
 
 Six concepts (four objects, a style, a category) × ESD-x and ESD-u × three seeds, each trained by every source from the same
-start. Four parts, which can be chosen with --part:
+start. Three parts, which can be chosen with --part:
 
     equal-steps    the same number of optimiser steps at the same batch
     equal-time     the same training time: what the default source takes for these steps (the student source also at the
                    paper's batch of 1, where its steps are cheapest)
     until-erased   ESD-x: training time until the concept is seen in at most 3 %, each source at its own best batch and
                    learning rate, tuned on other concepts. Not in the hour: another one
-    small-batch    ESD-x at batch 1 (the paper's, where the default source is a single walk) and 2, by the paper's source
-                   and the default one: 60 steps, and the paper's 1000, at rates that go equally far; short runs
-                   first. Not in the hour: several
 
 Two processes of one thread each do the runs: more robust than one of two threads, and every run has the same company. A
 roll-out of the cache and the drawing and judging of pictures do not count as training time. After every run
 outputs/bench-quality.json is written, from which a repeated command goes on; the tables are of what is there, and lie for the
-results page in outputs/gallery/quality.json, until-erased.json and small-batch.json.
+results page in outputs/gallery/quality.json and until-erased.json.
 """
 
 from __future__ import annotations
@@ -41,7 +38,6 @@ from esd.bench.quality_tables import (  # noqa: E402
     SEEN,
     Run,
     base_line,
-    by_batch,
     by_effort,
     by_rate,
     tables,
@@ -58,15 +54,12 @@ EQUAL = """Four objects, a style and a category, three seeds each, trained by ev
 time (that of the default source's steps). Kept: other objects that are still right."""
 UNTIL = """ESD-x: training time until the concept is seen in at most 3 %, each source at the batch and learning rate that \
 erased two other concepts soonest. A style by its bare name is among the concepts."""
-SMALL = """ESD-x at batch 1, the paper's, where the pool is a single walk, and at 2: 60 steps, and the paper's 1000 at a rate \
-that goes equally far."""
 CONCEPTS = ["pizza", "owl", "rocket", "umbrella", "twemoji style", "weapon"]
 LR = {"esd-x": 2e-4, "esd-u": 1e-4}
 TRIED = {  # batch and learning rate, source by source
     "student": ((1, 2), (4e-4, 8e-4, 1.6e-3)),
     **dict.fromkeys(list(SOURCES)[1:], ((2, 4), (4e-4, 8e-4, 1.6e-3))),
 }
-SHORT, LONG = (60, 8e-4), (1000, 4.8e-5)  # small-batch's steps and learning rates: the product is the same
 FIRST_LOOK = 0.25  # seconds of training; a late one would be the best that the cheapest source can come to
 GROWS = (1.2, 1.5)  # the next look comes at so many times the training time; the second while most still show the concept
 
@@ -202,22 +195,10 @@ def until_erased(found: dict, sizes: dict) -> Iterator[tuple]:
                 yield "until_erased", run.key, (run, 2 * sizes["limit"])
 
 
-def small_batch(found: dict, sizes: dict) -> Iterator[tuple]:
-    """Short runs before long ones, and the cheap source first: a table of some of it is there early."""
-    for steps, lr in (SHORT, LONG):
-        for seed in range(sizes["seeds"]):
-            for batch in (1, 2):
-                for source in (DEFAULT, "student"):
-                    for concept in sizes["concepts"]:
-                        run = Run("small-batch", concept, "esd-x", seed, source, batch, lr)
-                        yield "trained", run.key, (run, steps, math.inf)
-
-
 STAGES = {
     "equal-steps": [equal_steps],
     "equal-time": [equal_steps, equal_time],
     "until-erased": [tuning, until_erased],
-    "small-batch": [small_batch],
 }
 
 
@@ -289,7 +270,6 @@ def main() -> None:
     for name, title, text, part, (columns, rows), notes in (
         ("quality", "Do the cheaper sources erase as well?", EQUAL, "", by_effort(found), [base]),
         ("until-erased", "Training until the concept is gone", UNTIL, "until-erased", by_rate(found, "until-erased"), until),
-        ("small-batch", "The sources at batch 1 and 2", SMALL, "small-batch", by_batch(found), [base]),
     ):
         if rows:
             write_result(

@@ -11,7 +11,7 @@ from esd.bench.loop import ESD_U, ESD_X, SOURCES
 from esd.metrics.counts import format_interval, rate_figure
 
 RULES = {"esd-x": ESD_X, "esd-u": ESD_U}
-PARTS = ("equal-steps", "equal-time", "until-erased", "small-batch")
+PARTS = ("equal-steps", "equal-time", "until-erased")
 OTHERS = ["cat", "guitar"]  # what batch and learning rate are tuned on
 SEEN = 0.03  # of the pictures, at most: erased
 LEFT = 0.8  # of what the base model gets right of other objects, at least: or batch and learning rate are no good
@@ -141,16 +141,6 @@ def by_rate(found: dict, part: str) -> tuple[list[str], list[list[str]]]:
     return ["source", "batch", "lr", "erased in time", "still seen", "kept", "steps", "seconds"], rows
 
 
-def by_batch(found: dict) -> tuple[list[str], list[list[str]]]:
-    """The runs of "small-batch": columns and rows."""
-    rows = [
-        [str(batch), f"{median(results, 'steps', 0)} at {lr:g}", source, str(len(results)), *pooled(results),
-         median(results, "seconds", 1)]
-        for (batch, lr, source), results in grouped(found, "small-batch", "batch", "lr", "source").items()
-    ]  # fmt: skip
-    return ["batch", "steps", "source", "runs", "still seen", "kept", "seconds"], rows
-
-
 def base_line(found: dict) -> str:
     """What the base model shows, or nothing where it was not judged."""
     base = [found[key] for key in found if key.startswith("base/") and key.removeprefix("base/") not in OTHERS]
@@ -188,8 +178,4 @@ def tables(found: dict) -> Iterator[str]:
         if rows:
             yield f"\n{part}:"
             yield from markdown(columns, rows)
-    columns, rows = by_batch(found)
-    if rows:
-        yield "\nsmall-batch:"
-        yield from markdown(columns, rows)
     yield from until_lines(found)
