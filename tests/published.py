@@ -14,7 +14,8 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
+from families import t5, t5_tokenizer, vae
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -29,6 +30,8 @@ REPOSITORIES = {
     "sd21-base": ("stabilityai/stable-diffusion-2-1-base", "stable-diffusion-2-1-base"),
     "sdxl": ("stabilityai/stable-diffusion-xl-base-1.0", "stable-diffusion-xl-base-1.0"),
 }
+SD35 = "sd35-large"  # of which the published data has the indexes and no sizes
+PUBLISHED = REPOSITORIES | {SD35: ("stabilityai/stable-diffusion-3.5-large", "stable-diffusion-3.5-large")}
 VOCABULARY = 516  # 256 bytes, again at the end of a word, two merges, and the two special ones, in the published order
 UNET = {
     "sd1": {"block_out_channels": [32, 32, 64, 64], "cross_attention_dim": 24, "sample_size": 8},
@@ -51,8 +54,8 @@ SCHEDULE = (  # what a checkpoint of Stable Diffusion 1 and 2 keeps of its train
 
 
 def data(name: str) -> dict:
-    """files, sizes and json of one of REPOSITORIES."""
-    return json.loads((DATA / f"{REPOSITORIES[name][1]}.json").read_text())
+    """files, sizes and json of one of PUBLISHED."""
+    return json.loads((DATA / f"{PUBLISHED[name][1]}.json").read_text())
 
 
 def small(name: str, file: str, content: dict) -> dict:
@@ -193,12 +196,44 @@ def build(name: str, folder: Path, single_files: bool = False) -> Path:
     return folder
 
 
+def build_sd35_large(folder: Path) -> Path:
+    """Stable Diffusion 3.5 large: the index and the configurations of scheduler, first CLIP and its tokenizer as published, the
+    transformer in shards, as published, with its 38 layers; what the data does not have, as diffusers saves it."""
+    torch.manual_seed(35)
+    own, clip = data(SD35)["json"], VOCABULARY
+    wide = {**own["config.json"], "hidden_size": 1280, "num_attention_heads": 20, "hidden_act": "gelu"}
+    encoders = [
+        text_encoder({**config, **TEXT[config["hidden_size"]], "vocab_size": clip, "num_hidden_layers": 2})
+        for config in (own["config.json"], wide)
+    ]
+    transformer = SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=38, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=64, caption_projection_dim=16, pooled_projection_dim=64,
+        pos_embed_max_size=8, qk_norm="rms_norm",
+    )  # fmt: skip
+    coder = vae(latent_channels=16, shift_factor=0.0609, scaling_factor=1.5305)
+    networks = {"vae": coder, "text_encoder": encoders[0], "text_encoder_2": encoders[1], "text_encoder_3": t5(64)}
+    for part, network in networks.items():
+        network.half().save_pretrained(folder / part)
+    transformer.half().save_pretrained(folder / "transformer", max_shard_size="300KB")
+    t5_tokenizer().save_pretrained(folder / "tokenizer_3")
+    for part in ("tokenizer", "tokenizer_2"):
+        (folder / part).mkdir()
+        tokenizer_files(folder / part)
+        for file in ("tokenizer_config.json", "special_tokens_map.json"):
+            (folder / part / file).write_text(json.dumps(own[file]))
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(own["scheduler_config.json"]))
+    (folder / "model_index.json").write_text(json.dumps(own["model_index.json"]))
+    return folder
+
+
 def as_hub_cache(name: str, folder: Path, cache: Path, files: list[str] | None = None) -> str:
     """The repository as the hub's client leaves it in its cache: snapshots of links to blobs. Returns its name on the hub.
 
     files: of these only; nothing: those that diffusers downloads for text to picture without a variant.
     """
-    repository = REPOSITORIES[name][0]
+    repository = PUBLISHED[name][0]
     root, commit = cache / f"models--{repository.replace('/', '--')}", hashlib.sha1(repository.encode()).hexdigest()
     (root / "refs").mkdir(parents=True)
     (root / "refs" / "main").write_text(commit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from families import clip_tokenizer
 
 from esd import UserError
-from esd.metrics.clip import Clip, calibrated_margin, clip_folder, lead
+from esd.metrics.clip import REVISION, Clip, calibrated_margin, clip_folder, lead
 from esd.protocols.concept import NAMES, SCENES, Concept
 
 OPTIONS = {
@@ -153,11 +154,12 @@ def test_a_judge_that_cannot_be_had_is_one_line(tmp_path, clip, monkeypatch):
 
 
 @pytest.mark.run
-def test_a_run_of_a_real_model_ends_with_a_verdict_or_says_how_to_come_by_one(tmp_path, tiny_folder, clip, capfd):
-    """Real runs of the commands: announced, drawn with no grid, unjudged without CLIP; then judged by a small one."""
+def test_a_run_of_a_real_model_ends_with_a_verdict_or_says_how_to_come_by_one(tmp_path, tiny_folder, clip, monkeypatch):
+    """Real runs of the commands: announced, drawn with no grid, unjudged without CLIP; judged later, by a small one."""
     sys.path.insert(0, str(Path(__file__).parent / "faults"))
     from harness import Server
 
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))  # the client reads it once
     server = Server()
     try:
         options = (f"model.path={tiny_folder}", "model.name=tiny", "sampling_steps=4", "logger=none")
@@ -169,6 +171,12 @@ def test_a_run_of_a_real_model_ends_with_a_verdict_or_says_how_to_come_by_one(tm
         assert "Time" in trained["out"] and "training" in trained["out"] and "judging" not in trained["out"]
         metrics = json.loads((folder / "metrics.json").read_text())
         assert "edit" not in metrics and "hf download" in metrics["not_judged"]
+        again = server.run(tmp_path, f"resume={folder}", watch=False)
+        assert "is finished; not judged: openai/clip" in again["out"] and again["out"].count("\n") == 1
+        swept = server.run(tmp_path, "-m", "concept=pizza", "steps=1", "grid=0", "evaluate=false", *options, watch=False)
+        assert swept["code"] == 0, swept["err"]
+        (sweep,) = tmp_path.glob("outputs/multirun/*/*")
+
         small = ("protocol.pictures=3", "protocol.kept=4", "protocol.lookalikes=[taco]", "protocol.lookalike_pictures=1")
         judged = server.run(
             tmp_path, f"edit={folder}", *options[:2], "sampling_steps=2", "protocol=concept", f"protocol.clip={clip}",
@@ -179,5 +187,17 @@ def test_a_run_of_a_real_model_ends_with_a_verdict_or_says_how_to_come_by_one(tm
         (result,) = json.loads(file.read_text())["results"].values()
         assert result["edit"]["erased"]["of"] == 3 and result["edit"]["lookalikes"]["of"] == 1
         assert result["base"]["kept_distance"]["mean"] == 0 and "margin" in result["edit"]["told"]
+
+        place = tmp_path / "hub" / "models--openai--clip-vit-large-patch14" / "snapshots" / REVISION
+        shutil.copytree(clip, place)  # as it is once it is downloaded
+        edit = (folder / "edit.safetensors").read_bytes()
+        for asked, its in ((f"resume={folder}",), folder), (("-m", f"resume={sweep}", "evaluate=true"), sweep / "0-pizza"):
+            later = server.run(tmp_path, *asked, watch=False)
+            assert later["code"] == 0, later["err"]
+            assert "concept seen, asked by name" in later["out"] and "judging" in later["out"]
+            metrics = json.loads((its / "metrics.json").read_text())
+            assert metrics["edit"]["erased"]["of"] == 12 and metrics["judge"]["revision"] == REVISION
+            assert "not_judged" not in metrics
+        assert (folder / "edit.safetensors").read_bytes() == edit
     finally:
         server.close()

@@ -169,6 +169,39 @@ def test_every_command_runs_on_it(name, places, server, tmp_path):
         assert torch.equal(tensor.half(), wanted.half())
 
 
+def test_every_command_runs_on_stable_diffusion_35_large(places, server, tmp_path):
+    """Its transformer lies in shards; trained and evaluated by folder, sampled by its name on the hub."""
+    folder = published.build_sd35_large(tmp_path / "large")
+    shards = sorted(path.name for path in (folder / "transformer").iterdir())
+    assert "diffusion_pytorch_model.safetensors.index.json" in shards and len(shards) > 3
+    files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    name = published.as_hub_cache(published.SD35, folder, places("sd14")[2], files)
+
+    def run(command: str, *arguments: str, place: str = str(folder)) -> str:
+        options = ("model=sd3", f"model.path={place}")
+        done = server.run(tmp_path, *options, *arguments, command=command, watch=False)
+        assert done["code"] == 0, done["err"][-2000:]
+        return done["out"]
+
+    short = ("steps=1", "sampling_steps=2", "grid=0", "logger=none", "evaluate=false")
+    run("train", "concept=a cat", *short, "hydra.run.dir=run")
+    said = run("train", "concept=a cat", "lora.rank=4", *short, "hydra.run.dir=lora", place=name)
+    assert "float16" in said and ".safetensors and " in said, said  # and so many more
+    run("sample", "edit=run", "prompt=a cat", "count=1", "sampling_steps=2", "hydra.run.dir=drawn", place=name)
+    (tmp_path / "prompts.csv").write_text("prompt,evaluation_seed\na cat,1\n")
+    judging = ("protocol=prompts", "protocol.csv=prompts.csv", "sampling_steps=2", "precision=32-true", "out=judged")
+    run("evaluate", "edit=[run,lora]", *judging)
+    run("export", "edit=run", "to=diffusers", "hydra.run.dir=whole")
+    run("export", "edit=lora", "to=lora", "hydra.run.dir=small")
+    assert (tmp_path / "drawn" / "grid.png").is_file()
+    assert len(json.loads((tmp_path / "judged" / "metrics.json").read_text())["results"]) == 2
+    again, base = models.load(str(tmp_path / "whole"), "again"), models.load(str(folder), "base")
+    edit, weights = load_file(tmp_path / "run" / "edit.safetensors"), dict(base.denoiser.named_parameters())
+    assert again.on_disk == torch.float16 and again.scheduler.config.shift == base.scheduler.config.shift == 3.0
+    for key, tensor in again.denoiser.named_parameters():
+        assert torch.equal(tensor, edit.get(key, weights[key]).half().float())
+
+
 def changed(folder: Path, file: str, **values) -> None:
     content = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps(content | values))

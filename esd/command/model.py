@@ -13,6 +13,8 @@ from esd.models import folder_of
 from esd.models.prediction import require_known
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from esd.models.family import Model
 
 SHIPPED = "esd.models.load"
@@ -24,6 +26,13 @@ def check_model(cfg: DictConfig) -> None:
     if cfg.get("_target_", SHIPPED) == SHIPPED:
         require_known(cfg.get("prediction", "auto"))
         folder_of(cfg.path)
+
+
+def denoiser_without_weights(cfg: DictConfig) -> nn.Module | None:
+    """cfg: the group `model`. None where only the weights tell: of a single file, or by a loader of one's own."""
+    from esd import models
+
+    return models.denoiser_without_weights(cfg.path) if cfg.get("_target_", SHIPPED) == SHIPPED else None
 
 
 def load_model(cfg: DictConfig, dtype: str | None = None) -> Model:

@@ -116,7 +116,7 @@ def _read_pickle(path: Path, allowed: bool) -> dict[str, Tensor]:
     if not allowed:
         raise UserError(
             f"edit={path} is no .safetensors file; a pickle can run code when it is read: "
-            "convert it, or add allow_pickle=true if you trust where it is from"
+            "convert it, or add allow_pickle=true (in Python allow_pickle=True) if you trust where it is from"
         )
     try:
         with warnings.catch_warnings(action="ignore"):

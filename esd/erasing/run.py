@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from pytorch_lightning import Callback, Trainer
+from torch import nn
 from torch.utils.data import DataLoader
 
 from esd.erasing.concepts import Concept, Draws
@@ -18,7 +19,7 @@ from esd.erasing.edit import Edit
 from esd.erasing.erasure import Erasure
 from esd.erasing.layers import Layers, select_parameters, student_of
 from esd.erasing.logged_figures import LoggedFigures
-from esd.erasing.lora import factors, lora_student_of
+from esd.erasing.lora import adaptable, check_rank, factors, lora_student_of
 from esd.erasing.lora_factors import tensors_of
 from esd.erasing.projection import Projection
 from esd.erasing.prompts import PromptTable
@@ -118,6 +119,13 @@ def trainer_for(make: Callable[..., Trainer], steps: int, callbacks: Sequence[Ca
         max_steps=steps, limit_train_batches=steps, logger=False, enable_checkpointing=False, enable_model_summary=False,
         use_distributed_sampler=False, callbacks=[LoggedFigures(), *callbacks], **options,
     )  # fmt: skip
+
+
+def check_lora_fits(denoiser: nn.Module, options: Options) -> None:
+    """Raises UserError for a LoRA that this denoiser cannot have. denoiser: on the meta device, too."""
+    if options.lora is not None:
+        names = select_parameters(denoiser, options.layers)
+        check_rank(adaptable(denoiser, names), options.lora[0], options.layers.name)
 
 
 class Run:

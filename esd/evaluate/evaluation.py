@@ -96,7 +96,7 @@ def draw(
         if variant.kind == "filter":
             continue
         bar.name, bar.total = variant.title, -(-len(rows) // trainer.world_size)
-        with variants.weights_of(model, variant) as (its, denoiser):
+        with variants.weights_of(model, variant, cfg.model.dtype) as (its, denoiser):
             painter = Painter(its, denoiser, folder / variant.name, cfg.sampling_steps, **variants.means_of(variant))
             loader = torch.utils.data.DataLoader(rows, batch_size=cfg.batch, collate_fn=list)
             trainer.predict(painter, loader, return_predictions=False)

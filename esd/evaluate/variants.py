@@ -143,10 +143,13 @@ def check_base(model: Model, base_hash: str, variant: Variant) -> None:
 
 
 @contextlib.contextmanager
-def weights_of(model: Model, variant: Variant) -> Iterator[tuple[Model, nn.Module]]:
-    """(model, denoiser) to draw the variant's pictures with; the base model is itself again afterwards."""
+def weights_of(model: Model, variant: Variant, dtype: str = "auto") -> Iterator[tuple[Model, nn.Module]]:
+    """(model, denoiser) to draw the variant's pictures with; the base model is itself again afterwards.
+
+    dtype: of a whole pipeline's weights, as esd.models.load has it.
+    """
     if variant.kind == "pipeline":
-        other = models.load(variant.path, variant.name)
+        other = models.load(variant.path, variant.name, dtype)
         yield other, other.denoiser
     elif variant.kind == "edit":
         replaced = apply_edit(model.denoiser, read_edit(variant.path, variant.allow_pickle))

@@ -15,9 +15,6 @@ from esd.command.model import check_model, load_model
 from esd.files import atomic_write, read_json, slug
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from rich.console import Console
 
 FORMS = ("official", "diffusers", "single-file", "lora")
@@ -53,7 +50,7 @@ def export(cfg: DictConfig, folder: Path, console: Console) -> None:
     from esd.export.card import card
 
     edit = read_edit(cfg.edit, cfg.allow_pickle)
-    model = load_model(cfg.model, "auto" if cfg.to == "single-file" else "fp32")
+    model = load_model(cfg.model, "auto")
     check_edit(model.denoiser, edit)
     if said := base_mismatch(edit, model.base_hash, cfg.model.name, cfg.strict):
         console.print(f"warning: {said}", style="yellow", soft_wrap=True)
@@ -107,11 +104,11 @@ def write(cfg: DictConfig, model, edit, folder: Path, stem: str) -> tuple[str, d
         save_edit(folder / f"{stem}.safetensors", edit)
         return f"{stem}.safetensors", {"Tensors": f"{len(edit.tensors)}, all weights of {type(model.denoiser).__name__}"}
     apply_edit(model.denoiser, edit)
-    if cfg.to == "diffusers":
-        model.base.save_pretrained(folder)
-        return "", {"Safety checker": "none"}
     dtype = STORED.get(cfg.dtype)
     model.denoiser.to(dtype or model.on_disk)
+    if cfg.to == "diffusers":
+        model.base.save_pretrained(folder)
+        return "", {"Precision": str(model.on_disk).removeprefix("torch."), "Safety checker": "none"}
     state = original(model.base, dtype)
     predicts = "v" if model.scheduler.config.prediction_type == "v_prediction" else "epsilon"
     with atomic_write(folder / f"{stem}.safetensors") as temporary:

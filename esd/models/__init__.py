@@ -16,6 +16,7 @@ from esd.models import folders, hub, prediction, single_file
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from torch import nn
 
     from esd.models.family import Model
 
@@ -44,6 +45,16 @@ def folder_of(path: str | None) -> Path:
         f"model.path={place} does not exist: give a diffusers pipeline folder, a .safetensors checkpoint, "
         "or the name of a model on the hub"
     )
+
+
+def denoiser_without_weights(path: str | None) -> nn.Module | None:
+    """The denoiser behind `model.path` on the meta device, before anything is loaded; None for a single file, which tells
+    shapes only with its weights."""
+    from esd.models.quiet import silence_libraries
+
+    silence_libraries()
+    place = folder_of(path)
+    return folders.denoiser_without_weights(place) if place.is_dir() else None
 
 
 def load(path: str | None, name: str, dtype: str = "fp32", predicts: str = "auto") -> Model:

@@ -169,6 +169,16 @@ def pipeline(folder: Path, predicts: str = "auto", **given):
     return found
 
 
+def denoiser_without_weights(folder: Path):
+    """The denoiser as its configuration says, on the meta device: every name and shape, and nothing in memory."""
+    import diffusers
+    import torch
+
+    part = next(name for name in ("unet", "transformer") if name in parts_of(folder))
+    with reading(folder), torch.device("meta"):
+        return getattr(diffusers, parts_of(folder)[part][1]).from_config(read_json(folder / part / "config.json"))
+
+
 def source(folder: Path) -> str:
     """Which files the denoiser was read from, and whether they hold its EMA weights, where their names tell."""
     part = next(name for name in ("unet", "transformer") if (folder / name).is_dir())

@@ -85,14 +85,17 @@ def main(cfg: DictConfig) -> float:
         try:
             from esd.train.record import finished_metrics
             from esd.train.run import console, run
-            from esd.train.verdict import objective
+            from esd.train.run_prompts import erased_concepts
+            from esd.train.verdict import Short, objective, short_protocol
 
             if cfg.resume and IS_MAIN_PROCESS:
                 remove_partial_files(folder)
             metrics = finished_metrics(folder, cfg) if cfg.resume else None
-            if metrics and (sweep or "edit" in metrics or not cfg.evaluate):
+            judge = short_protocol(cfg, erased_concepts(cfg)) if metrics and "edit" not in metrics else None
+            if metrics and not isinstance(judge, Short):  # else it is finished but for its verdict
+                why = f"; not judged: {judge}" if judge else ""
                 if not sweep:
-                    console.print(f"Nothing is left to do: {folder} is finished", soft_wrap=True, markup=False)
+                    console.print(f"Nothing is left to do: {folder} is finished{why}", soft_wrap=True, markup=False)
                 return objective(metrics, cfg.objective)
             if cfg.resume and IS_MAIN_PROCESS and not sweep:
                 record_resumed_options(folder, cfg, without_resume(hydra.overrides.task))

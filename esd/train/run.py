@@ -9,10 +9,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from esd import UserError, files
-from esd.command.model import load_model
+from esd.command.model import denoiser_without_weights, load_model
 from esd.command.progress import progress
 from esd.command.signals import IS_MAIN_PROCESS, Signals
-from esd.erasing.run import Run
+from esd.erasing.run import Run, check_lora_fits
 from esd.files import write_json
 from esd.models.encoders import release_text_encoders
 from esd.train.announcement import announce
@@ -22,7 +22,7 @@ from esd.train.loggers import build_loggers, finish_wandb, tolerate_upload_error
 from esd.train.ranks import die_with_parent, stop_other_ranks
 from esd.train.record import check_same_run, collect_nondeterministic, previous_metrics, record_of
 from esd.train.run_prompts import check_lengths, grid_prompts
-from esd.train.verdict import Verdict, check_objective, log_verdict, objective, print_verdict, verdict_of
+from esd.train.verdict import Verdict, check_objective, log_verdict, objective, print_verdict, short_protocol, verdict_of
 
 console = Console(highlight=False, quiet=not IS_MAIN_PROCESS)
 
@@ -32,13 +32,17 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
     if not IS_MAIN_PROCESS:
         die_with_parent()
     options, trainer = options_of(cfg), trainer_of(cfg, folder)
-    model, concepts, shown = load_model(cfg.model, options.dtype_loaded), options.concepts, grid_prompts(cfg, options.concepts)
+    concepts, shown = options.concepts, grid_prompts(cfg, options.concepts)
+    protocol = short_protocol(cfg, concepts)
+    check_objective(cfg, protocol)
+    if options.lora and (denoiser := denoiser_without_weights(cfg.model)):
+        check_lora_fits(denoiser, options)
+    model = load_model(cfg.model, options.dtype_loaded)
     erasure, mixed = Run(model, options, trainer), trainer.precision_plugin.forward_context
     not_read = check_lengths(cfg, model, concepts, erasure.prompts.texts, console)
     record = record_of(cfg, options, model.base_hash, trainer.world_size, not_read)
     with mixed():
-        judged = verdict_of(cfg, concepts, options.preserved, model, erasure.device)
-    check_objective(cfg, judged)
+        judged = verdict_of(protocol, concepts, options.preserved, model, erasure.device)
     if hasattr(model, "encoders_again") and cfg.model.path is not None:
         to_judge = [row.prompt for row in judged.rows] if isinstance(judged, Verdict) else []
         release_text_encoders(model, ["", *shown, *to_judge], model.encoders_again)

@@ -96,23 +96,17 @@ class Verdict:
         }
 
 
-def verdict_of(
-    cfg: DictConfig, concepts: list[Concept], kept: list[Concept], model: Model, device: torch.device
-) -> Verdict | str | None:
-    """The verdict to be given at the end of this run; a text that says why there will be none; None where none is wanted.
+Short = emoji.Emoji | concept_protocol.Concept
 
-    Says so within seconds: no judge's weights are loaded yet. Asked in the precision and while the text encoders are there that
-    the pictures will be drawn with.
-    """
+
+def short_protocol(cfg: DictConfig, concepts: list[Concept]) -> Short | str | None:
+    """What judges this run at its end; a text that says why nothing will; None where no verdict is wanted. Told within seconds,
+    from the options and whether the judge's weights can be had: none are loaded yet."""
     if not cfg.evaluate:
         return None
-    asked = [concept.text for concept in concepts], [concept.erase_from for concept in concepts]
-    preserved = [concept.text for concept in kept]
     if cfg.model.name == "emoji":
         few = {"pictures": max(3, emoji.SHORT["pictures"] // len(concepts))}
-        short = emoji.Emoji(**emoji.SHORT | few, guidance=emoji.GUIDANCE, seed=0)
-        of = made_with(model, f"{short.name} {short.version}", emoji.STEPS, device)
-        return Verdict(short, emoji.STEPS, asked, of, preserved)
+        return emoji.Emoji(**emoji.SHORT | few, guidance=emoji.GUIDANCE, seed=0)
     short = concept_protocol.Concept(
         max(3, NAMED // len(concepts)), EVERYDAY, "auto", ALIKE, list(cfg.templates), [], CLIP,
         cfg.model.get("picture_guidance", 7.5), seed=0,
@@ -121,16 +115,29 @@ def verdict_of(
         short.find()
     except UserError as error:
         return str(error)
-    return Verdict(short, 30, asked, made_with(model, f"{short.name} {short.version}", 30, device), preserved)
+    return short
 
 
-def check_objective(cfg: DictConfig, judged: Verdict | str | None) -> None:
+def verdict_of(
+    short: Short | str | None, concepts: list[Concept], kept: list[Concept], model: Model, device: torch.device
+) -> Verdict | str | None:
+    """The verdict to be given at the end of this run, or what there is instead (short_protocol). Asked in the precision and
+    while the text encoders are there that the pictures will be drawn with."""
+    if not isinstance(short, Short):
+        return short
+    asked = [concept.text for concept in concepts], [concept.erase_from for concept in concepts]
+    steps = emoji.STEPS if isinstance(short, emoji.Emoji) else 30
+    of = made_with(model, f"{short.name} {short.version}", steps, device)
+    return Verdict(short, steps, asked, of, [concept.text for concept in kept])
+
+
+def check_objective(cfg: DictConfig, short: Short | str | None) -> None:
     """Raises UserError where a search would have nothing to go by: no run of it would be judged."""
     hydra = HydraConfig.get()
     searches = hydra.mode == RunMode.MULTIRUN and not hydra.sweeper["_target_"].endswith(".BasicSweeper")
-    if searches and not isinstance(judged, Verdict):
+    if searches and not isinstance(short, Short):
         raise UserError(
-            f"a search needs objective={cfg.objective} of every run, and none would be judged: {judged or 'evaluate=false'}"
+            f"a search needs objective={cfg.objective} of every run, and none would be judged: {short or 'evaluate=false'}"
         )
 
 

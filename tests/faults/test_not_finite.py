@@ -94,7 +94,7 @@ def test_a_search_has_something_to_go_by(monkeypatch):
         monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: node))
 
     sweeper("hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper")
-    verdict.check_objective(composed(), object.__new__(verdict.Verdict))
+    verdict.check_objective(composed(), object.__new__(verdict.emoji.Emoji))
     for judged, said in ((None, "evaluate=false"), ("CLIP cannot be had", "CLIP cannot be had")):
         with pytest.raises(UserError, match=f"a search needs objective=kept-erased of every run.*: {said}"):
             verdict.check_objective(composed(), judged)
