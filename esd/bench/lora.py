@@ -1,8 +1,8 @@
-"""python -m esd.bench.lora: does a LoRA of rank 16 erase as well as whole weights? About ten minutes of one core.
+"""python -m esd.bench.lora: does a LoRA of rank 16 erase as well as whole weights? About fifteen minutes of one core.
 
 The embedded model, ESD-x, the pool of walks by the student, batch 10; eight objects as `esd.train` erases them and two
-styles as experiment=emoji/style does, from the same noise, by whole weights and by LoRA. The judge looks at 24 pictures of the
-concept by name, as many in styles, and one of every second other object. The LoRA's learning rate was chosen by --tune, on
+styles as experiment=emoji/style does, from the same noise, by whole weights and by LoRA. The judge looks at 18 pictures of the
+concept by name, as many in styles, and one of every third other object. The LoRA's learning rate was chosen by --tune, on
 concepts that the table does not hold. Prints the table, leaves it in outputs/gallery/lora.json; goes on where it was.
 """
 
@@ -22,7 +22,7 @@ RANK = 16
 OBJECTS = ("pizza", "owl", "rocket", "guitar", "cactus", "crab", "house", "banana")
 STYLES = ("openmoji", "twemoji")
 TUNED_ON = ("camera", "dog", "noto")  # not in the table
-LOOK = Look(pictures=24, every=2, steps=15)
+LOOK = Look(pictures=18, every=3, steps=15)
 
 
 class Kind(NamedTuple):
