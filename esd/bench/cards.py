@@ -129,6 +129,9 @@ def main() -> None:
     from esd.bench.quality_tables import markdown
     from esd.report.result import write_result
 
+    notes = ["While prompts are encoded, before all this, the text encoders have the card to themselves (T5: 9.5 GB)."]
+    if importlib.util.find_spec("torchao") is None:
+        notes.append("The rows of int8 are missing: it needs torchao (extra: int8), which was not installed.")
     columns = [
         "model", "trained, and frozen in", "weights and Adam", "a step", "checkpointed", "decoding", "card",
         "card, checkpointed", "card, checkpointed, no pictures",
@@ -138,8 +141,7 @@ def main() -> None:
         print(line)
     write_result(
         "cards", title="Which model fits which card", text=TEXT, columns=columns, rows=lines,
-        notes=["While prompts are encoded, before all this, the text encoders have the card to themselves (T5: 9.5 GB)."],
-        command="python -m esd.bench.cards", weights="none: configurations alone",
+        notes=notes, command="python -m esd.bench.cards", weights="none: configurations alone",
         makers=["esd/bench/cards.py", "esd/bench/memory_table.py", "esd/bench/memory.py"],
     )  # fmt: skip
 

@@ -153,6 +153,8 @@ def main() -> None:
         for row in rows(CASES)
     ]  # fmt: skip
     notes = []
+    if importlib.util.find_spec("torchao") is None:
+        notes.append("The rows of int8 are missing: it needs torchao (extra: int8), which was not installed.")
     if taken:
         notes.append(
             f"SDXL at full size, esd-x, took a first training step on this machine's processor (batch 1, 1024 pixels, random "
