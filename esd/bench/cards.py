@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 from esd.bench.memory import Held
-from esd.bench.memory_table import DENOISERS, GB, RANK, Case, counted, networks
+from esd.bench.memory_table import DENOISERS, ENCODERS, GB, RANK, Case, counted, networks
 from esd.command.entry import ArgumentParser
 
 CARDS = (8, 12, 16, 24, 48, 80)  # GB
@@ -41,9 +41,9 @@ INPUTS: dict[str, Callable[[int], tuple[list[Tensor], dict]]] = {  # of n latent
 TEXT = (
     "The smallest card, of 8, 12, 16, 24, 48 and 80 GB, that holds a run at batch 1, counted and not measured on a card: GB "
     "(10⁹ bytes) of weights, gradients and Adam's state; the most that a step holds beside these; the same with "
-    "`gradient_checkpointing=true`; and what decoding the pictures of a grid takes, the VAE in it (`grid=0 evaluate=false` "
-    f"draws none). 16 bits are `model.dtype=bf16`. The card holds the first and the greatest of the others, and {SPARE:g} GB "
-    "to spare."
+    "`gradient_checkpointing=true`; what decoding the pictures of a grid takes, the VAE in it (`grid=0 evaluate=false` "
+    "draws none); and the text encoders, which come before the rest and go. 16 bits are `model.dtype=bf16`. The card holds "
+    f"the first and the greatest of the next three, or the encoders, and {SPARE:g} GB to spare."
 )
 
 
@@ -98,6 +98,12 @@ def made(case: Case) -> nn.Module:
         return DENOISERS[case.model]()
 
 
+def encoding(model: str) -> int:
+    """Bytes of the text encoders in 16 bits, which have the card to themselves while the prompts are encoded."""
+    with torch.device("meta"):
+        return 2 * sum(p.numel() for make in ENCODERS[model] for p in make().parameters())
+
+
 def card_for(size: float) -> str:
     """The smallest card that holds so many bytes, and what is spared."""
     return next((f"{card} GB" for card in CARDS if size / GB + SPARE <= card), "none")
@@ -106,7 +112,7 @@ def card_for(size: float) -> str:
 def rows() -> list[list[str]]:
     found = []
     for model in MODELS:
-        drawn, kept = decoding(model), {}
+        drawn, encoded, kept = decoding(model), encoding(model), {}
         for rank, quantize in WAYS:
             if quantize and importlib.util.find_spec("torchao") is None:
                 continue
@@ -116,10 +122,11 @@ def rows() -> list[list[str]]:
             bytes_of = counted(made(case), case)
             still = bytes_of["together"] - bytes_of["gradients"]  # which a step's own count has
             peaks = [max(bytes_of["together"], still + step) for step in kept[rank]]
-            plain, cheap, grids = (*peaks, bytes_of["together"] + drawn)
+            plain, cheap, grids = (*(max(peak, encoded) for peak in peaks), bytes_of["together"] + drawn)
             found.append(
                 [model, case.option, f"{bytes_of['together'] / GB:.1f}", *(f"{step / GB:.1f}" for step in kept[rank]),
-                 f"{drawn / GB:.1f}", card_for(max(plain, grids)), card_for(max(cheap, grids)), card_for(cheap)]
+                 f"{drawn / GB:.1f}", f"{encoded / GB:.1f}",
+                 card_for(max(plain, grids)), card_for(max(cheap, grids)), card_for(cheap)]
             )  # fmt: skip
     return found
 
@@ -129,12 +136,12 @@ def main() -> None:
     from esd.bench.quality_tables import markdown
     from esd.report.result import write_result
 
-    notes = ["While prompts are encoded, before all this, the text encoders have the card to themselves (T5: 9.5 GB)."]
+    notes = ["No card was at hand: all of it is counted."]
     if importlib.util.find_spec("torchao") is None:
         notes.append("The rows of int8 are missing: it needs torchao (extra: int8), which was not installed.")
     columns = [
-        "model", "trained, and frozen in", "weights and Adam", "a step", "checkpointed", "decoding", "card",
-        "card, checkpointed", "card, checkpointed, no pictures",
+        "model", "trained, and frozen in", "weights and Adam", "a step", "checkpointed", "decoding", "encoders",
+        "card", "card, checkpointed", "card, checkpointed, no pictures",
     ]  # fmt: skip
     lines = rows()
     for line in markdown(columns, lines):
