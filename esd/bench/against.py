@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import shlex
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,9 +149,9 @@ def main() -> None:
 
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--concepts", nargs="+", default=["pizza", "owl"], help="what is erased (pizza owl)")
-    parser.add_argument("--pictures", type=int, default=18, help="of the concept by name, and as many in styles")
-    parser.add_argument("--every", type=int, default=3, help="one picture of every so many other objects")
-    parser.add_argument("--sampling-steps", type=int, default=20, help="of a judged picture")
+    parser.add_argument("--pictures", type=int, default=12, help="of the concept by name, and as many in styles")
+    parser.add_argument("--every", type=int, default=4, help="one picture of every so many other objects")
+    parser.add_argument("--sampling-steps", type=int, default=15, help="of a judged picture")
     parser.add_argument("--steps", type=int, default=60, help="of an erasure")
     parser.add_argument("--again", type=int, default=60, help="steps of training again")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench-against.json"), help="the results' file")
@@ -179,7 +181,8 @@ def main() -> None:
         console.print(" | ".join(line), soft_wrap=True, markup=False)
     done = sorted({key.partition("/")[0] for key in results["figures"]})
     write_result(
-        "against", title="Beside other means", text=TEXT, command="python -m esd.bench.against", columns=heads, rows=rows,
+        "against", title="Beside other means", text=TEXT, columns=heads, rows=rows,
+        command=shlex.join(["python", "-m", "esd.bench.against", *sys.argv[1:]]),
         notes=[
             f"Concepts: {', '.join(done)}; one run of {options.steps} steps each, pictures in {options.sampling_steps} steps. "
             "The filter is the judge that measures, so it sees nothing left by construction; what it costs is what it flags of "

@@ -34,11 +34,10 @@ TEXT = (
 
 
 def planned() -> Iterator[tuple[Run, int]]:
-    """Each training, with its steps: short ones of two seeds, the long ones, and the rest; the two sources side by side."""
+    """Each training, with its steps: short ones before long ones, the two sources side by side."""
     shorts = [(SHORT, seed, batch, concept) for seed in range(SEEDS) for batch in (1, 2) for concept in CONCEPTS]
     longs = [(LONG, seed, 1, concept) for seed, concept in enumerate(CONCEPTS)]
-    first = 2 * 2 * len(CONCEPTS)
-    for (steps, lr), seed, batch, concept in (*shorts[:first], *longs, *shorts[first:]):
+    for (steps, lr), seed, batch, concept in (*shorts, *longs):
         for source in (DEFAULT, "student"):
             yield Run("small-batch", concept, "esd-x", seed, source, batch, lr), steps
 
@@ -69,13 +68,26 @@ def table(found: dict) -> tuple[list[str], list[list[str]]]:
     return ["steps", "batch", "source", "runs", "objects seen", "style seen", "right"], rows
 
 
+def in_pairs(found: dict) -> str:
+    """How the two sources' runs from the same start compare in what is left of the rest."""
+    kept = {run: found[run.key]["kept"][0] for run, _ in planned() if run.key in found}
+    pairs = [(kept[run], kept.get(run._replace(source="student"))) for run in kept if run.source == DEFAULT]
+    pairs = [(ours, theirs) for ours, theirs in pairs if theirs is not None]
+    fewer, more = (sum((theirs - ours) * sign > 0 for ours, theirs in pairs) for sign in (1, -1))
+    return (
+        f"Of the {len(pairs)} pairs of runs from the same start, the pool's left fewer of the other objects right than "
+        f"`student`'s in {fewer}, more in {more}, and as many in {len(pairs) - fewer - more}."
+    )
+
+
 def publish(found: dict) -> None:
     from esd.report.result import write_result
 
     columns, rows = table(found)
     runs = [run for run, _ in planned()]
     made = sum(run.key in found for run in runs)
-    notes = [f"{made} of the {len(runs)} runs are made: the table is not whole yet."] if made < len(runs) else []
+    notes = [in_pairs(found)]
+    notes += [f"{made} of the {len(runs)} runs are made: the table is not whole yet."] if made < len(runs) else []
     write_result(
         "small-batch", title="The sources at batch 1 and 2", text=TEXT, command="python -m esd.bench.small_batch",
         columns=columns, rows=rows, notes=notes,
