@@ -129,3 +129,16 @@ def test_the_embedded_filter_flags_what_its_judge_takes_for_the_concept_and_blac
     write_filtered(rows, tmp_path / "base", tmp_path / "filter", emoji_filter(["pizza"]))
     assert count_black(rows, tmp_path / "filter") == {"erased": [1, 1], "kept": [0, 1]}
     assert load_judge()(torch.zeros(1, 3, 64, 64))[0].argmax(1).item() == SOMETHING_ELSE
+
+
+def test_the_bench_trains_an_erased_model_again():
+    import copy
+
+    from esd import models
+    from esd.bench.against import train_again
+
+    model = models.load(None, "emoji")
+    again = copy.deepcopy(model.denoiser)
+    train_again(model, again, "pizza", steps=1)
+    before = dict(model.denoiser.named_parameters())
+    assert any(not (tensor == before[name]).all() for name, tensor in again.named_parameters())

@@ -60,7 +60,7 @@ def train_again(model: Model, denoiser: nn.Module, concept: str, steps: int, lr:
     generator, scheduler = torch.Generator().manual_seed(0), model.scheduler
     with torch.no_grad():
         x_0 = model.base.vae.encode(2 * drawings(concept) - 1).latent_dist.mean * model.base.vae.config.scaling_factor
-    condition = model.encode([emoji.concept_prompts(concept)[0][1]] * len(x_0))
+    condition = model.encode([emoji.concept_prompts(concept)["erased"][0]] * len(x_0))
     parameters = [p.requires_grad_() for p in denoiser.parameters()]
     optimizer = torch.optim.Adam(parameters, lr)
     for _ in range(steps):
