@@ -1,11 +1,13 @@
 """The benchmarks measure what they say: on the tiny model, and a few real runs of the embedded one."""
 
+import importlib
 import json
 import math
+import operator
 
 import torch
 
-from esd.bench import quality, quality_tables
+from esd.bench import phase_marks, phases, quality, quality_tables
 from esd.bench.bars import rows_of
 from esd.bench.cost import counted
 from esd.bench.loop import ALONE, ESD_X, SOURCES, Loop, even, store_in
@@ -132,3 +134,19 @@ def test_the_quality_command_goes_on_where_it_was(esd, tmp_path):
     assert again.returncode == 0 and "equal-steps: 0 runs to do" in again.stdout
     other = esd("bench.quality", *sizes.split(), "--batch", "2", cwd=tmp_path)
     assert other.returncode == 2 and other.stderr.count("\n") == 1 and "other sizes or another model" in other.stderr
+
+
+def test_the_phases_of_a_command_add_up_to_the_whole():
+    found = {"announcing": [4.0, 5.0, 1.0], "training": [6.0, 16.0, 10.0], "verdict": [17.0, 29.0, 12.0],
+             "base pictures": [17.0, 18.0, 1.0], "judging": [27.0, 29.0, 2.0]}  # fmt: skip
+    seconds = phases.seconds_of(found, 31.0)
+    assert tuple(seconds) == (*phases.PHASES, "whole") and sum(seconds[phase] for phase in phases.PHASES) == 31.0
+    assert seconds["until the first line"] == 4.0 and seconds["edited model's pictures"] == 9.0
+    assert seconds["the rest, to the prompt"] == 5.0
+
+
+def test_the_marks_are_of_what_there_is():
+    """Every name that is timed exists: else its phase would be 0 seconds."""
+    for module, parts in phase_marks.PARTS.items():
+        for attribute in parts:
+            assert callable(operator.attrgetter(attribute)(importlib.import_module(module))), attribute

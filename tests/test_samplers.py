@@ -2,10 +2,16 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
 
 from esd import UserError
-from esd.models.samplers import DDIM, Euler, Flow
+from esd.erasing.walks import walk
+from esd.models.samplers import DDIM, DPMSolver, Euler, Flow
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 DDIMS = [
@@ -13,6 +19,12 @@ DDIMS = [
     {"steps_offset": 1, "set_alpha_to_one": False, "prediction_type": "v_prediction"},  # 2.1
     {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
     {"timestep_spacing": "linspace", "set_alpha_to_one": True},
+]
+SOLVERS = [
+    {"timestep_spacing": "trailing", "steps_offset": 1},  # as the embedded model's pictures are drawn
+    {"timestep_spacing": "leading", "steps_offset": 1},
+    {"timestep_spacing": "linspace", "prediction_type": "v_prediction"},
+    {"timestep_spacing": "leading", "use_karras_sigmas": True, "final_sigmas_type": "sigma_min"},
 ]
 EULERS = [
     {"timestep_spacing": "leading", "steps_offset": 1},  # SDXL
@@ -54,6 +66,43 @@ def test_ddim(options, steps):
     ours = DDIM(theirs, steps)
     theirs.set_timesteps(steps)
     agree(ours, theirs, steps)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 25])
+@pytest.mark.parametrize("options", SOLVERS)
+def test_dpm_solver_walks_as_diffusers_does(options, steps):
+    """A whole walk, each latent from a place of its own in the batch: three begin together, and one joins five steps later,
+    which has no stop before it."""
+    theirs = DPMSolverMultistepScheduler(**BETAS, **options)
+    ours = DPMSolver(theirs, steps)
+    torch.manual_seed(steps)
+    noise, weight = torch.randn(4, 4, 8, 8), torch.rand(4, 8, 8)
+
+    class Model:
+        def predict(self, denoiser, x, t, condition):
+            return torch.tanh(x * weight + t.view(-1, 1, 1, 1) / 1000)
+
+    late = min(5, steps - 1)
+    start = torch.tensor([0, 0, 0, late])
+    null = {"prompt": torch.zeros(4, 1)}
+    found = walk(Model(), None, ours, ours.start(noise), start, torch.full((4,), steps), null, null, 1.0)
+    for i, first in enumerate(start.tolist()):
+        theirs.set_timesteps(steps)
+        theirs.set_begin_index(first)
+        x = noise[i : i + 1]
+        for t in theirs.timesteps[first:]:
+            x = theirs.step(Model().predict(None, x, t, None), t, x).prev_sample
+        torch.testing.assert_close(found[i : i + 1], x, atol=1e-5, rtol=1e-5)
+    assert torch.equal(ours.timesteps, theirs.timesteps) and found.isfinite().all()
+
+
+@pytest.mark.parametrize("options", SOLVERS[:3])
+def test_dpm_solver_knows_how_noisy_its_latents_are(options):
+    sampler = DPMSolver(DPMSolverMultistepScheduler(**BETAS, **options), 10)
+    x_0, noise, at = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([0, 4, 9])
+    x = sampler.noised(x_0, noise, at)
+    torch.testing.assert_close(sampler.denoised(x, sampler.exact(x_0, noise, at), at), x_0, atol=1e-4, rtol=1e-4)
+    assert (sampler.snr(at).diff() > 0).all() and torch.equal(sampler.scaled(x, at), x)
 
 
 @pytest.mark.parametrize("steps", [2, 7, 50])

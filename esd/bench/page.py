@@ -17,7 +17,7 @@ from esd.report.result import GALLERY, KEYS, ROOT, file_hash, weights_hash
 
 ORDER = (
     "gallery", "model-quality", "objects", "eta", "preserve", "many", "many-preserve_weight-0", "frontier", "lookalikes",
-    "attack", "against", "lora", "memory", "cards", "bench", "quality", "until-erased", "small-batch", "faults",
+    "attack", "against", "lora", "memory", "cards", "bench", "solver", "quality", "until-erased", "small-batch", "faults",
 )  # fmt: skip
 HEAD = """# Results
 

@@ -52,6 +52,7 @@ def walk(
     moved(n) is told of every n that went on by one stride.
     """
     x, position = x.clone(), start.clone()
+    x_0, since = torch.zeros_like(x), start.clone()  # of a sampler that looks back: predicted at the stop before, and there
     while len(rows := (position < stop).nonzero().flatten()):
         here, at = x[rows], position[rows]
         if guidance == 1 and visit is None:
@@ -62,6 +63,10 @@ def walk(
             if visit:
                 visit(rows, at, here, eps_c, eps_null)
         position[rows] = torch.minimum(at + stride, stop[rows])
-        x[rows] = sampler.step(here, eps, at, position[rows])
+        if hasattr(sampler, "denoised"):
+            x[rows] = sampler.step(here, eps, at, position[rows], (x_0[rows], since[rows]))
+            x_0[rows], since[rows] = sampler.denoised(here, eps, at), at
+        else:
+            x[rows] = sampler.step(here, eps, at, position[rows])
         moved(len(rows))
     return x

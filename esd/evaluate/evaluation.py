@@ -30,6 +30,7 @@ from esd.metrics.tables import figures_tables, published_figures
 from esd.models.family import Model
 from esd.protocols import Row, each_once
 from esd.sample.pictures import grid, save_picture
+from esd.sample.sampling import sampler_of
 from esd.sample.unread import lines_about
 
 console = Console(highlight=False, quiet=not IS_MAIN_PROCESS)
@@ -46,6 +47,7 @@ def settings_of(cfg: DictConfig, protocol, base_hash: str) -> dict:
         "model": cfg.model.name,
         "model_hash": base_hash,
         "sampling_steps": cfg.sampling_steps,
+        **({} if cfg.sampler == "own" else {"sampler": cfg.sampler}),
         "precision": str(cfg.precision),
         "safety_checker": "off",
         **({} if cfg.model.get("prediction", "auto") == "auto" else {"prediction": cfg.model.prediction}),
@@ -97,7 +99,9 @@ def draw(
             continue
         bar.name, bar.total = variant.title, -(-len(rows) // trainer.world_size)
         with variants.weights_of(model, variant, cfg.model.dtype) as (its, denoiser):
-            painter = Painter(its, denoiser, folder / variant.name, cfg.sampling_steps, **variants.means_of(variant))
+            painter = Painter(
+                its, denoiser, folder / variant.name, cfg.sampling_steps, cfg.sampler, **variants.means_of(variant)
+            )
             loader = torch.utils.data.DataLoader(rows, batch_size=cfg.batch, collate_fn=list)
             trainer.predict(painter, loader, return_predictions=False)
             trainer.strategy.barrier()
@@ -147,7 +151,7 @@ def evaluate(cfg: DictConfig, protocol, found: list[Variant], command: str) -> t
     protocol.ready(device)
     asked = {variant: each_once(protocol.rows(variant.concepts, variant.erase_from)) for variant in found}
     model = load_model(cfg.model)
-    model.sampler(cfg.sampling_steps)
+    sampler_of(model, cfg.sampling_steps, cfg.sampler)
     if protocol.side not in (None, drawn := model.latent_shape[-1] * model.base.vae_scale_factor):
         raise UserError(f"protocol={protocol.name} judges pictures of {protocol.side} pixels: {cfg.model.name} draws {drawn}")
     base_hash = model.base_hash

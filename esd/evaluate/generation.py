@@ -72,10 +72,10 @@ def with_size(model: Model, width: int | None, height: int | None) -> Model:
 class Painter(pl.LightningModule):
     """Draws batches of rows with one denoiser, each from the noise of its seed, and keeps each picture as a file."""
 
-    def __init__(self, model: Model, denoiser: nn.Module, folder: Path, steps: int, **means: object):
-        """means: the negative prompt or the safe latent diffusion of sample()."""
+    def __init__(self, model: Model, denoiser: nn.Module, folder: Path, steps: int, sampler: str, **means: object):
+        """sampler, means: the sampler and the negative prompt or the safe latent diffusion of sample()."""
         super().__init__()
-        self.model, self.folder, self.steps, self.means = model, folder, steps, means
+        self.model, self.folder, self.look = model, folder, {"steps": steps, "sampler": sampler, **means}
         self.done: Callable[[float], None] = lambda n: None  # of pictures
         self.denoiser, self.vae = denoiser, model.base.vae  # registered: they move to the device
 
@@ -87,7 +87,7 @@ class Painter(pl.LightningModule):
             alike = list(alike)
             drawn = sample(
                 with_size(self.model, width, height), self.denoiser, [row.prompt for row in alike], [row.seed for row in alike],
-                steps=self.steps, guidance=guidance, batch=len(alike), done=self.done, **self.means,
+                guidance=guidance, batch=len(alike), done=self.done, **self.look,
             )  # fmt: skip
             for row, picture in zip(alike, drawn, strict=True):
                 save_picture(to_image(picture), self.folder / row.file)

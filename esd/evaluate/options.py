@@ -22,6 +22,7 @@ class Evaluate:
     negative: bool = False
     allow_pickle: bool = False
     sampling_steps: int = 30
+    sampler: str = "own"
     batch: int = 32
     devices: int = 1
     accelerator: str = "auto"

@@ -38,8 +38,8 @@ def in_bytes(pictures: Tensor) -> Tensor:
     return pictures.mul(255).round().byte()
 
 
-def made_with(model: Model, protocol: str, steps: int, device: torch.device) -> dict:
-    """All that a picture depends on beside its row. device: where it will be drawn."""
+def made_with(model: Model, protocol: str, steps: int, device: torch.device, sampler: str = "own") -> dict:
+    """All that a picture depends on beside its row. device: where it will be drawn; sampler: as sample() is told."""
     parts = {name: part for name, part in model.base.components.items() if isinstance(part, nn.Module)}
     parts |= text_encoders(model.base) or model.encoders_again()  # they may have been let go of
     others = {name: fingerprint(part) for name, part in sorted(parts.items()) if part is not model.denoiser}
@@ -49,6 +49,7 @@ def made_with(model: Model, protocol: str, steps: int, device: torch.device) -> 
         "others": others,  # the autoencoder, the text encoders
         "protocol": protocol,
         "steps": steps,
+        "sampler": sampler,
         "precision": precision_of(device, next(model.denoiser.parameters()).dtype),
         "device": device.type,
     }

@@ -20,8 +20,9 @@ from esd.protocols.base_pictures import BasePictures, made_with
 from esd.sample.sampling import sample
 
 # 2: every picture from a noise of its own. 3: look-alikes apart; a noise is a function of protocol, prompt and number alone.
-NAME, VERSION = "emoji", 3
-STEPS, GUIDANCE = 30, 3.0
+# 4: drawn by a solver of second order.
+NAME, VERSION = "emoji", 4
+STEPS, SAMPLER, GUIDANCE = 10, "dpm", 3.0  # conf/model/emoji.yaml has the first two for python -m esd.evaluate
 LOOKALIKES = 3  # of each concept
 SHORT = {"pictures": 24, "lookalike": 8, "kept": 1}  # what a run's end asks for; conf/protocol/emoji.yaml: the long form
 GROUPS = {
@@ -156,13 +157,14 @@ def other_styles(concepts: Sequence[str]) -> list[str]:
 def draw(model, denoiser: nn.Module, asked: Sequence[Row], done: Callable[[int], None] = lambda n: None) -> Tensor:
     """The rows' pictures (n, 3, 64, 64), in steps of 1/255 as in a file."""
     seeds = [row.seed for row in asked]
-    drawn = sample(model, denoiser, [r.prompt for r in asked], seeds, steps=STEPS, guidance=GUIDANCE, done=done)
+    look = {"steps": STEPS, "sampler": SAMPLER, "guidance": GUIDANCE}
+    drawn = sample(model, denoiser, [row.prompt for row in asked], seeds, done=done, **look)
     return drawn.mul(255).round() / 255
 
 
 def draw_base(model, asked: Sequence[Row], done: Callable[[int], None] = lambda n: None) -> Tensor:
     """The base model's pictures of the rows, from disk where they have been drawn before."""
-    of = made_with(model, f"{NAME} {VERSION}", STEPS, next(model.denoiser.parameters()).device)
+    of = made_with(model, f"{NAME} {VERSION}", STEPS, next(model.denoiser.parameters()).device, SAMPLER)
     return BasePictures().get(asked, of, lambda rows: draw(model, model.denoiser, rows, done), done) / 255
 
 

@@ -8,27 +8,30 @@ import torch
 from torch import Tensor, nn
 
 from esd import UserError
+from esd.erasing.checks import require_one_of
 from esd.erasing.walks import predict, select_rows, walk
 from esd.models.family import Condition, Model
 from esd.models.samplers import Sampler
 from esd.sample.sld import SafeLatentDiffusion
+
+SAMPLERS = ("own", "dpm")
 
 
 @torch.inference_mode()
 def sample(
     model: Model, denoiser: nn.Module, prompts: Sequence[str], seeds: Sequence[int], *, steps: int,
     guidance: float, negative: str = "", batch: int | None = None, done: Callable[[float], None] = lambda n: None,
-    safe: SafeLatentDiffusion | None = None,
+    safe: SafeLatentDiffusion | None = None, sampler: str = "own",
 ) -> Tensor:  # fmt: skip
     """One picture for each (prompt, seed): (n, 3, H, W) in [0, 1], on the CPU. done(n) is told of the steps as they are
     made, in pictures: a step of thirty is a thirtieth of one.
 
-    safe: safe latent diffusion, which guides away from a concept. batch: pictures drawn at once; nothing: as many as suit
-    the model's size. Raises UserError for a picture that is not finite, with the likely cause.
+    sampler: own or dpm (sampler_of). safe: safe latent diffusion, which guides away from a concept. batch: pictures drawn at
+    once; nothing: as many as suit the model's size. Raises UserError for a picture that is not finite, with the likely cause.
     """
     batch = batch or pictures_at_once(model)
     device = next(denoiser.parameters()).device
-    sampler = model.sampler(steps).to(device)
+    sampler = sampler_of(model, steps, sampler).to(device)
     unique = {prompt: row for row, prompt in enumerate(dict.fromkeys([negative, *prompts, *([safe.concept] if safe else [])]))}
     table = {name: tensor.to(device) for name, tensor in model.encode(list(unique), device).items()}
     rows = torch.tensor([unique[prompt] for prompt in prompts])
@@ -51,6 +54,17 @@ def sample(
                 raise UserError(f"{said}: {why_not_finite(model, denoiser, guidance)}")
         pictures.append(drawn)
     return torch.cat(pictures)  # (n, 3, H, W)
+
+
+def sampler_of(model: Model, steps: int, kind: str) -> Sampler:
+    """What a picture is drawn with: "own", the sampler of the model's family; "dpm", DPM-Solver++ of second order, where the
+    family has it. Raises UserError where it has not."""
+    require_one_of(kind, "sampler", SAMPLERS)
+    if kind == "own":
+        return model.sampler(steps)
+    if not hasattr(model, "solver"):
+        raise UserError(f"sampler={kind} is for Stable Diffusion 1 and 2: of {model.name}'s family there is sampler=own")
+    return model.solver(steps)
 
 
 def why_not_finite(model: Model, denoiser: nn.Module, guidance: float) -> str:

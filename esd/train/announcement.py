@@ -31,10 +31,15 @@ def seconds_of(cfg: DictConfig, run: Run, steps: int, judged: Verdict | str | No
     seconds = {
         "rolling out": rolled * clock.seconds_of_forward(at_once) if rolled else 0.0,
         "training": clock.seconds_of_forward(examples) * forwards,
-        "drawing": grids * clock.drawing(cfg.grid, min(30, cfg.sampling_steps)),
+        "drawing": grids * clock.drawing(cfg.grid, grid_steps(cfg)),
         "judging": clock.drawing(judged.pictures, judged.steps) if isinstance(judged, Verdict) else 0.0,
     }
     return {name: spent for name, spent in seconds.items() if spent}
+
+
+def grid_steps(cfg: DictConfig) -> int:
+    """Of a grid's picture."""
+    return min(cfg.model.get("picture_steps", 30), cfg.sampling_steps)
 
 
 def spoken(seconds: float) -> str:

@@ -32,9 +32,10 @@ class BeforeAfterGrids(Callback):
     the newest. No prompts: no grids.
     """
 
-    def __init__(self, folder: Path, prompts: Sequence[str], every: int, steps: int, guidance: float, console: Console):
+    def __init__(self, folder: Path, prompts: Sequence[str], every: int, sampling: dict, console: Console):
+        """sampling: steps, sampler and guidance of sample()."""
         self.folder, self.prompts, self.every, self.console = folder, list(prompts), every, console
-        self.sampling = {"steps": steps, "guidance": guidance}
+        self.sampling = sampling
         self.before: Tensor | None = None  # (n, 3, H, W)
 
     def pictures(self, trainer: pl.Trainer, model: Model, student: nn.Module) -> Tensor:

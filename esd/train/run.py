@@ -15,7 +15,7 @@ from esd.command.signals import IS_MAIN_PROCESS, Signals
 from esd.erasing.run import Run, check_lora_fits
 from esd.files import write_json
 from esd.models.encoders import release_text_encoders
-from esd.train.announcement import announce
+from esd.train.announcement import announce, grid_steps
 from esd.train.build import options_of, trainer_of
 from esd.train.callbacks import BeforeAfterGrids, Checkpoints, checkpoint_record, newest_checkpoint
 from esd.train.loggers import build_loggers, finish_wandb, tolerate_upload_errors
@@ -61,8 +61,8 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
         task = bar.add_task("Rolling out", visible=False)
         erasure.begin(lambda n, total: bar.update(task, advance=n, total=total, visible=True))
     checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoint_minutes, signals, record)
-    look = {"steps": min(30, cfg.sampling_steps), "guidance": cfg.guidance}
-    grids = BeforeAfterGrids(folder, shown, cfg.grid_every, **look, console=console)
+    look = {"steps": grid_steps(cfg), "sampler": cfg.model.get("picture_sampler", "own"), "guidance": cfg.guidance}
+    grids = BeforeAfterGrids(folder, shown, cfg.grid_every, look, console)
     grids.begin(trainer, model, erasure.student)  # the student is still the teacher
     trainer.callbacks += [grids, checkpoints]  # behind LoggedFigures: what is logged lies on the disk before a checkpoint
     loggers = build_loggers(cfg, folder) if IS_MAIN_PROCESS else []  # last: from here on it must be finished

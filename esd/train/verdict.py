@@ -35,12 +35,14 @@ NAMED, EVERYDAY, ALIKE = 12, 24, 2  # not of the embedded model: by name, in sce
 class Verdict:
     """The short form of a protocol, on the base model and on the student, from the same noise.
 
-    protocol: of esd.protocols; steps: of its pictures; of: what they depend on (made_with). The base model's are drawn where
-    they are not kept on disk. preserved: prompts that the run preserves.
+    protocol: of esd.protocols; steps, sampler: of its pictures; of: what they depend on (made_with). The base model's are
+    drawn where they are not kept on disk. preserved: prompts that the run preserves.
     """
 
-    def __init__(self, protocol, steps: int, asked: tuple[list[str], list[str]], of: dict, preserved: list[str]):
-        self.protocol, self.steps, self.rows, self.of = protocol, steps, protocol.rows(*asked), of
+    def __init__(
+        self, protocol, steps: int, sampler: str, asked: tuple[list[str], list[str]], of: dict, preserved: list[str]
+    ):  # fmt: skip
+        self.protocol, self.steps, self.sampler, self.rows, self.of = protocol, steps, sampler, protocol.rows(*asked), of
         self.trained_on = sum(row.group == "kept" and row.prompt in preserved for row in self.rows)
         self.unique = list({row.file: row for row in self.rows}.values())
         self.store = BasePictures()
@@ -54,7 +56,7 @@ class Verdict:
         """Their pictures (n, 3, H, W) in [0, 1]."""
         return sample(
             model, denoiser, [row.prompt for row in rows], [row.seed for row in rows], steps=self.steps,
-            guidance=rows[0].guidance, done=done,
+            sampler=self.sampler, guidance=rows[0].guidance, done=done,
         )  # fmt: skip
 
     def measure(self, images: Tensor, base: Tensor, device: torch.device) -> dict[str, dict]:
@@ -89,7 +91,7 @@ class Verdict:
             "protocol": f"{self.protocol.name}-short",
             "protocol_version": self.protocol.version,
             "judge": self.protocol.record(),
-            "sampling": {"steps": self.steps, "guidance": self.unique[0].guidance},
+            "sampling": {"steps": self.steps, "sampler": self.sampler, "guidance": self.unique[0].guidance},
             **figures,
             "lost": lost(figures["base"], figures["edit"]),
             "judging_seconds": round(time.perf_counter() - started, 2),
@@ -126,9 +128,9 @@ def verdict_of(
     if not isinstance(short, Short):
         return short
     asked = [concept.text for concept in concepts], [concept.erase_from for concept in concepts]
-    steps = emoji.STEPS if isinstance(short, emoji.Emoji) else 30
-    of = made_with(model, f"{short.name} {short.version}", steps, device)
-    return Verdict(short, steps, asked, of, [concept.text for concept in kept])
+    steps, sampler = (emoji.STEPS, emoji.SAMPLER) if isinstance(short, emoji.Emoji) else (30, "own")
+    of = made_with(model, f"{short.name} {short.version}", steps, device, sampler)
+    return Verdict(short, steps, sampler, asked, of, [concept.text for concept in kept])
 
 
 def check_objective(cfg: DictConfig, short: Short | str | None) -> None:
