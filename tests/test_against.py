@@ -97,7 +97,8 @@ def test_an_evaluation_with_all_of_them(checked_folder, tiny_folder, tmp_path):
     (tmp_path / "prompts.csv").write_text("prompt,evaluation_seed\na pizza,3\na cat,4\n")
     cfg = OmegaConf.create(
         {
-            "sampling_steps": 2, "batch": 2, "devices": 1, "accelerator": "cpu", "precision": "32-true", "protocol": {},
+            "sampling_steps": 2, "sampler": "own", "batch": 2, "devices": 1, "accelerator": "cpu", "precision": "32-true",
+            "protocol": {},
             "out": str(tmp_path / "out"), "model": {"name": "tiny", "path": str(checked_folder), "dtype": "auto"},
         }
     )  # fmt: skip

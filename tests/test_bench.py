@@ -142,7 +142,7 @@ def test_the_phases_of_a_command_add_up_to_the_whole():
     seconds = phases.seconds_of(found, 31.0)
     assert tuple(seconds) == (*phases.PHASES, "whole") and sum(seconds[phase] for phase in phases.PHASES) == 31.0
     assert seconds["until the first line"] == 4.0 and seconds["edited model's pictures"] == 9.0
-    assert seconds["the rest, to the prompt"] == 5.0
+    assert seconds["the rest, to the prompt"] == 4.0
 
 
 def test_the_marks_are_of_what_there_is():

@@ -57,7 +57,7 @@ def settings(tiny_folder, tmp_path):
     def of(**options):
         return OmegaConf.create(
             {
-                "sampling_steps": 2, "batch": 2, "devices": 1, "accelerator": "cpu", "precision": "32-true",
+                "sampling_steps": 2, "sampler": "own", "batch": 2, "devices": 1, "accelerator": "cpu", "precision": "32-true",
                 "out": str(tmp_path / "out"), "protocol": options,
                 "model": {"name": "tiny", "path": str(tiny_folder), "dtype": "auto"},
             }

@@ -25,8 +25,8 @@ GROUPS = {
 }  # fmt: skip
 SOLVERS = {"DDIM, 30 steps": (30, "own"), "the protocol's": (emoji.STEPS, emoji.SAMPLER)}
 TEXT = f"""The embedded model's protocol draws with DPM-Solver++ of second order in {emoji.STEPS} steps, where it drew with \
-DDIM in 30. Beside each other, from the same prompts and noise: in how many pictures the judge sees what was asked. *Base model* is \
-every object and one style of each, without an edit."""
+DDIM in 30. Beside each other, from the same prompts and noise: in how many pictures the judge sees what was asked. *Base \
+model* is every object and one style of each, without an edit."""
 
 
 def counts(rows: list[Row], model: Model, denoiser: nn.Module, steps: int, sampler: str) -> tuple[dict[str, list[int]], float]:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 
 DEFERRED = (
-    # Lightning, diffusers, transformers and torch's optimisers take words for torch.compile, torch's determinism a setting of it.
+    # Lightning, diffusers, transformers and torch's optimisers take words for torch.compile, torch's determinism a setting.
     "torch._dynamo", "torch._dynamo._trace_wrapped_higher_order_op", "torch._inductor",
     # Lightning and the judges take Metric, which imports matplotlib; Lightning's summary imports triton.
     "torchmetrics", "torchmetrics.utilities.plot", "torch.utils.flop_counter",
@@ -111,12 +111,11 @@ class Finder(importlib.abc.MetaPathFinder):
     """Finds the modules of DEFERRED, unless the package around them is being loaded or is."""
 
     def find_spec(self, name: str, path=None, target=None) -> importlib.machinery.ModuleSpec | None:
-        around = name.rpartition(".")[0]
         package = next((whole for whole in DEFERRED if name.startswith(f"{whole}.")), "")
         if is_deferred(package) and name not in DEFERRED and not name.startswith(APART):
             load(sys.modules[package])
             return importlib.machinery.ModuleSpec(name, There()) if name in sys.modules else None
-        if name not in DEFERRED or (around in DEFERRED and is_loaded(around)):
+        if name not in DEFERRED or is_loaded(package):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is not None and spec.loader is not None:
