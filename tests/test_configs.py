@@ -105,3 +105,10 @@ def test_the_grid_does_not_show_as_kept_what_is_erased():
     ]
     near = shown("concept=[cat]", "grid=8")  # the embedded model's: its look-alikes, and one from far off
     assert near[:4] == ["cat"] * 4 and "a fox" in near[4:7] and "a cat" not in near
+
+
+def test_the_models_steps_are_the_protocols():
+    from esd.protocols import emoji
+
+    model = OmegaConf.load(CONF / "model" / "emoji.yaml")
+    assert (model.picture_steps, model.picture_sampler) == (emoji.STEPS, emoji.SAMPLER)

@@ -23,7 +23,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from esd import UserError
-from esd.command.deferred import defer
 from esd.command.help import help_text
 from esd.command.signals import IS_MAIN_PROCESS
 from esd.command.words import check_readable, quote_free_text
@@ -143,7 +142,6 @@ def command(
                     )
                 )
                 return None
-            defer()
             gc.set_threshold(100_000, 20, 50)  # importing makes objects that stay: looking them through is a tenth of a start
             os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us and not Hydra's printer
             try:

@@ -151,7 +151,7 @@ def pipeline(folder: Path, predicts: str = "auto", **given):
         unused["requires_safety_checker"] = False
     variant, networks = variant_of(folder), {}
     files = {name: found.get(variant) or found.get(None, []) for name, found in _networks(folder).items()}
-    with reading(folder), no_first_values():
+    with reading(folder):
         for name, (library, part) in parts_of(folder).items():
             if name in files and name not in given:
                 networks[name] = getattr(importlib.import_module(library), part).from_pretrained(
@@ -187,20 +187,6 @@ def source(folder: Path) -> str:
     name = f"{part}/{files[0].name}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
     ema = {"non_ema": "not EMA weights", "ema": "EMA weights"}.get(variant if variant in found else None)
     return f"{name}, {ema or ('EMA weights' if 'non_ema' in found else 'EMA or not is not said')}"
-
-
-@contextlib.contextmanager
-def no_first_values() -> Iterator[None]:
-    """Embeddings are made without the random values that a file's take the place of: of tensors that have no memory yet, torch
-    draws them through its tracing of shapes, whose import takes a second."""
-    from torch import nn
-
-    draw = nn.Embedding.reset_parameters
-    nn.Embedding.reset_parameters = lambda embedding: None
-    try:
-        yield
-    finally:
-        nn.Embedding.reset_parameters = draw
 
 
 @contextlib.contextmanager
