@@ -25,7 +25,7 @@ def composed(*overrides):
 def test_how_many_options_there_are():
     counts = {group: len(options) for group, options in GROUPS.items()}
     assert counts == {
-        "model": 7, "layers": 11, "trajectories": 3, "trainer": 3, "logger": 3, "optimizer": 3, "schedule": 2, "experiment": 12,
+        "model": 7, "layers": 11, "trajectories": 3, "trainer": 3, "logger": 3, "optimizer": 3, "schedule": 2, "experiment": 14,
     }  # fmt: skip
 
 

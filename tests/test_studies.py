@@ -11,7 +11,7 @@ from esd.command.entry import CONF
 from esd.metrics.counts import rate_figure
 from esd.studies import study
 
-RUNS = {"objects": 40, "eta": 16, "preserve": 8, "many": 4, "frontier": 4}
+RUNS = {"objects": 40, "spare": 16, "eta": 16, "preserve": 8, "many": 4, "frontier": 4}
 
 
 def axes(study):

@@ -16,6 +16,7 @@ from esd.metrics.counts import format_interval, lost, rate_figure
 BY_NAME, CLOSER = ("erased", "erased_styled", "lookalikes", "kept"), ("erased", "kept", "kept_styled")
 STUDIES = {  # what stands side by side, what tells the lines apart (runs alike in both are pooled), and the figures shown
     "objects": ("layers", "concept", BY_NAME),
+    "spare": ("layers", "concept", (*BY_NAME, "kept_styles")),
     "eta": ("layers", "eta", BY_NAME),
     "preserve": ("concept", "preserve_weight", ("erased", "lookalikes", "kept")),
     "many": ("preserve_weight", "concepts", CLOSER),
@@ -26,6 +27,9 @@ WORDS = {  # title and text on the results page
                 "has it. Camera was among those that settings were chosen on, pizza, owl and cat partly; the others were not. "
                 "Three look-alikes of each: the nearest objects by the judge's features and the text encoder's. Lost: seen so "
                 "much less often than in the base model's pictures that the intervals lie apart."),
+    "spare": ("Sparing the neighbours", "The same objects by ESD-x with the defaults, and as `experiment=emoji/spare` has it: "
+              "only what reads the text moves (kv), and each step is kept out of what other prompts' texts share with the "
+              "concept's. At no forward. One seed; strength and rate were chosen on cat, bus, banana, trumpet and vehicle."),
     "eta": ("How far η pushes", "Pizza and owl, pooled."),
     "preserve": ("What preserving buys", "`preserve=` adds the distance between student and teacher on other prompts to the "
                  "loss. ESD-u at a strong η of 3, over the weight (0: without); look-alikes are the three nearest objects."),
