@@ -186,7 +186,7 @@ def data_uri(picture: Path) -> str:
 
 RULES = (  # in the order of their colours, which are the same on every page
     "esd-x", "esd-u", "noxattn", "negative prompt", "esd-x-strict", "esd-all", "selfattn", "full", "notime", "pipeline",
-    "xlayer", "selflayer",
+    "xlayer", "selflayer", "kv",
 )  # fmt: skip
 
 

@@ -11,6 +11,8 @@ import pytest
 from offline import records
 from trials import STEPS, run_folder
 
+from esd.metrics.counts import rate_figure
+
 LOGGED = "trainer.log_every_n_steps=2"
 
 
@@ -129,8 +131,8 @@ def test_a_sweep_goes_on_without_touching_what_is_finished(faults, server):
     pizza = whole / "0-pizza"
     metrics = json.loads((pizza / "metrics.json").read_text())
     verdict = {
-        "base": {"erased": {"rate": 1}},
-        "edit": {"erased": {"hits": 0, "of": 1}, "kept": {"rate": 0.5}},
+        "base": {"erased": rate_figure(1, 1)},
+        "edit": {"erased": rate_figure(0, 1), "kept": rate_figure(1, 2)},
         "protocol": "x",
     }
     (pizza / "metrics.json").write_text(json.dumps(metrics | verdict))
@@ -147,6 +149,8 @@ def test_a_sweep_goes_on_without_touching_what_is_finished(faults, server):
         name = changes.partition("=")[0]
         assert done["code"] == 2 and f"{name} is fixed once a run has begun" in done["err"]
     assert {path: path.read_bytes() for path in before} == before
+    cat = whole / "1-cat" / "metrics.json"  # without a verdict it would be judged now
+    cat.write_text(json.dumps(json.loads(cat.read_text()) | verdict))
     same = server.run(cwd, *asked, "resume=true", "evaluate=true", "logger=none")
     assert same["code"] == 0 and same["steps"] == 0, same["err"]
     assert {path: path.read_bytes() for path in before} == before
