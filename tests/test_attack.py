@@ -55,7 +55,9 @@ def target(request, tmp_path_factory):
     model = models.load(str(place), request.param)
     torch.manual_seed(0)
     denoiser = edited(model, Edit({name: p + 0.05 for name, p in list(model.denoiser.named_parameters())[-2:]}))
-    return Target(model, denoiser, model, "c", frozenset("c"), torch.randn(3, *model.latent_shape), ["a", "b", "d e"], 3.0, 5)
+    return Target(
+        model, denoiser, model, "c", frozenset("c"), torch.randn(3, *model.latent_shape), ["a", "b", "d e"], [], 3.0, 5
+    )
 
 
 def tried(target, attack, seed=0):
@@ -314,6 +316,11 @@ def differs(a, b):
 
 class OneWord:
     """A world of one picture and one other word."""
+
+    CONTROL = "none"
+
+    def synonyms(self, concept):
+        return []
 
     def prompt(self, concept):
         return concept

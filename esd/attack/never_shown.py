@@ -31,7 +31,7 @@ def for_seed(seed: int) -> str:
 def drawings(name: str) -> Tensor:
     """The emoji in the four styles: (4, 4, 64, 64) premultiplied RGBA."""
     pictures, index, _ = art.others()
-    return pictures[index == json.loads((art.ART / "others.json").read_text()).index(name)]
+    return pictures[index == art.other_names().index(name)]
 
 
 class NeverShownJudge(nn.Module):
@@ -84,7 +84,7 @@ def main() -> None:
     own = torch.cat([drawings(name) for name in NAMES])  # (8·4, 4, 64, 64)
     label, none = torch.arange(len(NAMES)).repeat_interleave(4), len(NAMES)
     others, index, _ = art.others()
-    names = json.loads((art.ART / "others.json").read_text())
+    names = art.other_names()
     rest = others[~torch.isin(index, torch.tensor([names.index(name) for name in NAMES]))]
     rest = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(0))]
     cut = 3 * len(rest) // 4

@@ -31,7 +31,7 @@ class Attack:
     pictures: int = 32
     rows: list[str] = field(default_factory=list)
     against: Any = None
-    twin: str | None = None
+    twin: str | None = "auto"
     images: str | None = None
     judge: Any = None
     kept: str | None = None

@@ -59,6 +59,7 @@ class Rows:
     def __init__(self, model: Model, edit: Edit, concept: str, world, twin: Model | None, guidance: float, steps: int):
         """world: EmojiWorld, or RealWorld; twin: a model that never learnt the concept."""
         self.model, self.edit, self.concept, self.world, self.twin = model, edit, concept, world, twin
+        self.control = "a twin" if twin else world.CONTROL  # what NEVER is
         self.guidance, self.steps = guidance, steps
         self.denoisers: dict[float, nn.Module] = {}
 
@@ -89,13 +90,16 @@ class Rows:
         prompt = self.world.prompt(concept)
         target = Target(
             model or self.model, denoiser, self.model, prompt, frozenset(concept.lower().split()),
-            self.world.latents(concept) if pictured else None, self.world.others(concept), self.guidance, self.steps,
+            self.world.latents(concept) if pictured else None, self.world.others(concept), self.world.synonyms(concept),
+            self.guidance, self.steps,
         )  # fmt: skip
         return Row(target, lambda pictures: self.world.sees(pictures, concept), concept)
 
 
 class EmojiWorld:
     """The embedded model: pictures from its art, its own judge, and emoji that it was never shown."""
+
+    CONTROL = "emoji that the model was never shown"
 
     def __init__(self, model: Model):
         from esd.emoji.judge import load_judge
@@ -119,6 +123,20 @@ class EmojiWorld:
         from esd.protocols.emoji import other_objects
 
         return other_objects([concept])
+
+    def synonyms(self, concept: str) -> list[str]:
+        """The other words and the translations that the model was taught for it."""
+        from esd.emoji import words
+
+        name = words.names().get(concept.lower().strip())
+        return [words.with_article(way) for way in words.ways_to_say(name)[1:]] if name else []
+
+    def twin_never_learnt(self, concept: str) -> bool:
+        from esd.emoji import words
+        from esd.emoji.subject import subject
+
+        objects = subject(concept).objects
+        return bool(objects) and objects <= set(words.STUDIED)
 
     def latents(self, concept: str) -> Tensor:
         """Of augmented drawings of the concept: (PICTURES, C, h, w)."""
@@ -171,6 +189,8 @@ class RealWorld:
     judge: sees(pictures (n, 3, H, W) in [0, 1], text) → (n,) bool, and record() → what its verdicts depend on
     """
 
+    CONTROL = "none"
+
     def __init__(self, model: Model, images: Path | None, judge, kept: str, guidance: float, steps: int):
         self.model, self.images, self.judge, self._kept = model, images, judge, kept
         self.look, self._latents = {"steps": steps, "guidance": guidance}, {}
@@ -198,6 +218,14 @@ class RealWorld:
 
     def sees(self, pictures: Tensor, concept: str) -> Tensor:
         return self.judge.sees(pictures, concept)
+
+    def synonyms(self, concept: str) -> list[str]:
+        """Nobody knows which this model was taught: those that are given with attack.words.words."""
+        return []
+
+    def twin_never_learnt(self, concept: str) -> bool:
+        """There is no twin but one that is given."""
+        return False
 
     def never_shown(self, row: Row, seed: int) -> None:
         """There is no control without a twin."""

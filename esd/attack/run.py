@@ -65,9 +65,9 @@ class Forwards:
         self.rows += len(first)
 
 
-def settings_hash(settings: dict, cfg: DictConfig, base_hash: str) -> str:
+def settings_hash(settings: dict, cfg: DictConfig, models_hash: str) -> str:
     """Of all that a try depends on beside the edit: the attack's options, how pictures are drawn, the models."""
-    drawn = [cfg.guidance, cfg.sampling_steps, cfg.pictures, str(cfg.precision), cfg.twin, cfg.images, cfg.kept, base_hash]
+    drawn = [cfg.guidance, cfg.sampling_steps, cfg.pictures, str(cfg.precision), cfg.images, cfg.kept, models_hash]
     return hashlib.sha256(json.dumps([settings, *drawn], sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
@@ -111,9 +111,10 @@ def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: st
     jobs = []
     for variant in variants:
         for concept in variant.concepts:
-            rows = Rows(model, opened[variant.name], concept, world, twin, cfg.guidance, cfg.sampling_steps)
+            its_twin = twin if cfg.twin != "auto" or world.twin_never_learnt(concept) else None
+            rows = Rows(model, opened[variant.name], concept, world, its_twin, cfg.guidance, cfg.sampling_steps)
             for name, (_, settings) in attacks.items():
-                its = settings_hash(settings, cfg, base_hash)
+                its = settings_hash(settings, cfg, base_hash + (its_twin.base_hash if its_twin else ""))
                 for row in cfg.rows or ROWS:
                     for seed in range(cfg.seeds if row in (EDIT, NEVER) else 1):
                         jobs.append(Job(variant, rows, name, row, seed, its))
@@ -145,7 +146,7 @@ def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: st
     metrics = {
         "command": command, "model": cfg.model.name, "model_hash": base_hash, "budget": cfg.budget, "seeds": cfg.seeds,
         "pictures": cfg.pictures, "sampling": {"steps": cfg.sampling_steps, "guidance": cfg.guidance},
-        "control": "a twin" if twin else "emoji that the model was never shown" if cfg.model.name == "emoji" else "none",
+        "control": " and ".join(dict.fromkeys(job.rows.control for job in jobs)),
         "judge": world.judge_record(), "attacks": {name: settings for name, (_, settings) in attacks.items()},
         "edits": {v.name: {"path": v.path, "concept": list(v.concepts), "record": v.record} for v in variants},
         "denoiser_rows": forwards.rows, "seconds": round(time.perf_counter() - started, 1), "figures": found,
@@ -178,9 +179,10 @@ def matching(variant: Variant, model, base_hash: str) -> Edit:
 
 def twin_of(cfg: DictConfig, model):
     """The model that never learnt the concept. Raises UserError for one of another shape, or of another latent space."""
-    if cfg.twin is None:
+    embedded = cfg.model.name == "emoji" and cfg.model.path is None
+    if cfg.twin is None or (cfg.twin == "auto" and not embedded):
         return None
-    twin = models.load(cfg.twin, "twin")
+    twin = models.load(str(models.EMOJI_TWIN) if cfg.twin == "auto" else cfg.twin, "twin")
     shapes = [{name: p.shape for name, p in m.denoiser.named_parameters()} for m in (model, twin)]
     if shapes[0] != shapes[1]:
         raise UserError(f"twin={cfg.twin} is of other weights than model={cfg.model.name}: give one of the same architecture")

@@ -60,6 +60,7 @@ class Target:
     prompt:   asks for the concept by name; words: the concept's own words, which an attack on words leaves out
     latents:  (P, C, h, w) of pictures of the concept, or None
     others:   prompts that name other things: where free conditionings start
+    synonyms: other words for the concept, where they are known
     """
 
     model: Model
@@ -69,6 +70,7 @@ class Target:
     words: frozenset[str]
     latents: Tensor | None
     others: list[str]
+    synonyms: list[str]
     guidance: float
     sampling_steps: int
     base_knows: bool = True  # whether θ* knows the concept: not that of a control

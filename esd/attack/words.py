@@ -18,7 +18,7 @@ def tries(target: Target, texts: Sequence[str]) -> Iterator[Found]:
 
 
 class Words:
-    """Misspellings of the concept, made by rule, and what is given: synonyms, other languages.
+    """Misspellings of the concept, by rule; other words and languages that the embedded model was taught; what is given.
 
     words: texts that ask for the concept without its name
     """
@@ -32,7 +32,9 @@ class Words:
         return 0.0
 
     def find(self, target: Target, seed: int) -> Iterator[Found]:
-        return tries(target, dict.fromkeys([*self.words, *misspelt(target.prompt, max(target.words, key=len))]))
+        return tries(
+            target, dict.fromkeys([*self.words, *target.synonyms, *misspelt(target.prompt, max(target.words, key=len))])
+        )
 
 
 def misspelt(prompt: str, word: str) -> list[str]:

@@ -26,7 +26,7 @@ from esd import UserError
 from esd.command.help import help_text
 from esd.command.signals import IS_MAIN_PROCESS
 from esd.command.words import check_readable, quote_free_text
-from esd.files import CONF, new_folder, remove_unused_folders, slug
+from esd.files import CONF, PACKAGE, new_folder, remove_unused_folders, slug
 
 # Before anything imports them: both say which optional packages they do without, and torchao registers what torch has.
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
@@ -53,6 +53,7 @@ OmegaConf.register_new_resolver("free_determinism", free_determinism, replace=Tr
 OmegaConf.register_new_resolver("fast_precision", fast_precision, replace=True)
 OmegaConf.register_new_resolver("slug", slug, replace=True)
 OmegaConf.register_new_resolver("new_folder", new_folder, replace=True)
+OmegaConf.register_new_resolver("package_folder", lambda name: str(PACKAGE / name), replace=True)
 OmegaConf.register_new_resolver("clock", lambda pattern: _START.strftime(pattern), replace=True)
 _START = datetime.now()
 DEBUG = (

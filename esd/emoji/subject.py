@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from esd import UserError
@@ -43,7 +44,18 @@ def subject(text: str, option: str = "concept") -> Subject:
             f"{option}='{text}': the emoji model knows no '{word}'; it knows {nearest(word)} (all: esd/emoji/words.py; "
             "another model's name goes into model=…)"
         )
-    objects = {word for word in found if word in words.OBJECTS}
-    for word in found:
-        objects |= set(words.CATEGORIES.get(word, ()))
-    return Subject(frozenset(objects), frozenset(word for word in found if word in words.STYLES))
+    named = set(_names(found))
+    objects = {name for name in named if name in words.OBJECTS}
+    for name in named:
+        objects |= set(words.CATEGORIES.get(name, ()))
+    return Subject(frozenset(objects), frozenset(name for name in named if name in words.STYLES))
+
+
+def _names(found: list[str]) -> Iterator[str]:
+    """What is named in these words, also in other words and languages; of overlapping phrases the longest."""
+    known, at = words.names(), 0
+    while at < len(found):
+        lengths = [n for n in (4, 3, 2, 1) if " ".join(found[at : at + n]) in known and at + n <= len(found)]
+        if lengths:
+            yield known[" ".join(found[at : at + lengths[0]])]
+        at += lengths[0] if lengths else 1

@@ -5,6 +5,8 @@ Imports nothing heavy: a concept is checked against this file before any model l
 
 from __future__ import annotations
 
+import functools
+
 from esd.emoji.other_words import NO_ARTICLE, OTHER_WORDS, TRANSLATIONS
 
 # style word -> (npm package of the art, version)
@@ -94,6 +96,12 @@ def style_phrases(style: str) -> list[str]:
 def ways_to_say(name: str) -> list[str]:
     """The name of an object, a category or a style, its other words, and its name in other languages."""
     return [name, *OTHER_WORDS.get(name, []), *TRANSLATIONS.get(name, [])]
+
+
+@functools.cache
+def names() -> dict[str, str]:
+    """Every way to say it → the name of the object, the category or the style."""
+    return {way: name for name in [*OBJECTS, *filter(None, CATEGORIES), *STYLES] for way in ways_to_say(name)}
 
 
 def vocabulary() -> list[str]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("auto", "bf16", "fp16", "fp32")  # model.dtype
 EMOJI = Path(__file__).parent.parent / "emoji" / "model"
+EMOJI_TWIN = EMOJI.with_name("twin")  # the same, never taught what is studied (esd/emoji/words.py)
 
 
 def folder_of(path: str | None) -> Path:
@@ -79,7 +80,7 @@ def load(path: str | None, name: str, dtype: str = "fp32", predicts: str = "auto
     model = from_pipeline(pipeline, name)
     model.source = "the package" if path is None else (single_file if place.is_file() else folders).source(place)
     precision.store(pipeline, model.denoiser, dtype)
-    if path is None:
+    if place in (EMOJI, EMOJI_TWIN):
         attend_plainly(model.denoiser)
 
     def encoders_again() -> dict:

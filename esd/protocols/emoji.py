@@ -45,12 +45,16 @@ def concept_prompts(text: str) -> dict[str, list[str]]:
     """The ways to ask for a concept: by name, in a style (for a style: of some object), and in other words where it has any."""
     bare = text.lower().strip()
     about = subject(bare)
-    asked = {"erased": [bare], "erased_styled": [], "erased_words": words.OTHER_WORDS.get(bare, [])}
-    if bare in words.OBJECTS or bare in words.CATEGORIES:
+    name = words.names().get(bare, bare)
+    others = [way for way in (name, *words.OTHER_WORDS.get(name, ())) if way != bare]
+    asked = {"erased": [bare], "erased_styled": [], "erased_words": [words.with_article(way) for way in others]}
+    if name in words.OBJECTS or name in words.CATEGORIES:
         asked["erased"] = words.object_phrases(bare)
         asked["erased_styled"] = [words.styled_phrases(bare, style)[0] for style in words.STYLES]
     elif about.styles and not about.objects:
         asked["erased"] = [phrase for style in sorted(about.styles) for phrase in words.style_phrases(style)]
+        other = [way for style in sorted(about.styles) for way in words.OTHER_WORDS[style]]
+        asked["erased_words"] = [words.style_phrases(way)[0] for way in other]
         objects = list(words.OBJECTS)[::7]
         asked["erased_styled"] = [words.styled_phrases(it, style)[0] for style in sorted(about.styles) for it in objects]
     return asked

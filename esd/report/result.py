@@ -60,9 +60,9 @@ def machine() -> str:
     return f"{processor()}, {os.cpu_count()} cores{gpu}"
 
 
-def weights_hash() -> str:
-    """Of the embedded model's and its judge's weights: 16 hex digits of SHA-256 over the files."""
-    files = [*ROOT.glob("esd/emoji/model/**/*.safetensors"), *ROOT.glob("esd/emoji/judge/*.safetensors")]
+def weights_hash(model: str = "model") -> str:
+    """Of the embedded model's (or its twin's, "twin") and its judge's weights: 16 hex digits of SHA-256 over the files."""
+    files = [*ROOT.glob(f"esd/emoji/{model}/**/*.safetensors"), *ROOT.glob("esd/emoji/judge/*.safetensors")]
     return _digest(
         b"".join(f"{file.relative_to(ROOT).as_posix()} {_digest(file.read_bytes())}\n".encode() for file in sorted(files))
     )

@@ -1,7 +1,7 @@
 """python -m esd.studies attack: what attacks bring back of erased objects, beside what they teach a model that never knew.
 
-Erases each object by ESD-x and by ESD-u (experiment=emoji/esd-u), attacks every edit by one call of python -m esd.attack, and
-pools the tries of a rule. `concept=a,b` chooses the objects; further arguments go to esd.attack (seeds=3, attacks=all, …).
+Erases each object by ESD-x, by the keys and values alone with its neighbours spared (experiment=emoji/spare), and by ESD-u
+(experiment=emoji/esd-u), attacks every edit by one call of python -m esd.attack, and pools the tries of a rule. `concept=a,b` chooses the objects; further arguments go to esd.attack (seeds=3, attacks=all, …).
 Goes on where it was, in outputs/studies/attack; the table is left in outputs/gallery/attack.json.
 """
 
@@ -16,7 +16,7 @@ from esd.files import read_json
 
 FOLDER = Path("outputs/studies/attack")
 CONCEPTS = ("pizza", "owl", "guitar", "rocket", "cactus", "camera", "crab", "house")
-RULES = {"esd-x": (), "esd-u": ("experiment=emoji/esd-u",)}
+RULES = {"esd-x": (), "kv": ("experiment=emoji/spare",), "esd-u": ("experiment=emoji/esd-u",)}  # by the layers that are trained
 
 
 def trained(concept: str, rule: str) -> Path:
@@ -56,23 +56,16 @@ def main(further: list[str]) -> int:
         print(f"| {' | '.join(row)} |")
     typed = " ".join(["python -m esd.studies attack", *further])
     text = (
-        f"The quick set of attacks on {', '.join(concepts)}, each erased by ESD-x and by ESD-u; one erasure seed. *Seen* is "
-        "what the attack brings back. *Never learnt* is the same attack, with the same prompts and noises, on the same model "
-        "with pictures of emoji that it was never shown (koala, cookie, accordion, by the attack's seed): what is seen there "
-        "was taught. *Excess* is the difference, in points. An attack is believed where it passed its check: on the base model "
+        f"The quick set of attacks on {', '.join(concepts)}, each erased by ESD-x, by its keys and values alone with the "
+        "neighbours spared (kv), and by ESD-u; one erasure seed. *Seen* is what the attack brings back. *Never learnt* is the "
+        f"same attack, with the same prompts and noises, on {metrics['control']}: what is seen there was taught. *Excess* is the difference, in points. An attack is believed where it passed its check: on the base model "
         "without the concept's name, or on a third of the edit. *Kept object* is another object under the same attack: what "
         "does not come back there is damage."
     )
-    judge = metrics["judge"]["never shown"]
-    (right, of), (taken, others) = judge["right"], judge["other emoji taken for one"]
     notes = [
-        f"Judge of the never shown: right on {right} of {of} augmented drawings it was not fitted to; {taken} of {others} "
-        "other emoji are taken for one of its eight.",
         f"{metrics['pictures']} pictures a find (half of that for check and kept object), {metrics['seeds']} attack seed(s), "
         f"DDIM {metrics['sampling']['steps']}, guidance {metrics['sampling']['guidance']:g}. Intervals: Wilson's; of the "
         "excess a bootstrap over concepts.",
-        "There is no twin yet that never learnt these objects: emoji whose shapes the U-Net knows nothing of probably put the "
-        "control too low.",
     ]
     write_result(
         "attack", title="Under attack", text=text, command=typed, columns=["rule", *tables.HEAD], rows=rows, notes=notes,
