@@ -40,7 +40,9 @@ def tiny_pipeline(folder: Path) -> Path:
 
 
 def parts(model, concepts, *, source="student", walker="frozen", templates=("{}",), include=(r"\.attn2\.",), steps=8, lr=1e-3):
-    """(module, teacher, student, sampler, prompts) with a stub of the trainer's part that a bare step touches."""
+    """(module, teacher, student, sampler, prompts) with a stub of the trainer's part that a bare step touches.
+
+    source: student, pool or an object."""
     import torch
 
     from esd.erasing.erasure import Erasure
@@ -52,7 +54,8 @@ def parts(model, concepts, *, source="student", walker="frozen", templates=("{}"
     sampler = model.sampler(steps)
     prompts = PromptTable(model, list(concepts), list(templates))
     shared = (model, sampler, prompts, 3.0, model.denoiser, student)
-    trajectories = (StudentWalks() if source == "student" else Pool(walker)).begin(Denoisers(*shared))
+    sources = {"student": StudentWalks, "pool": lambda: Pool(walker)}
+    trajectories = (sources[source]() if isinstance(source, str) else source).begin(Denoisers(*shared))
     module = Erasure(
         model, student, trained, prompts, sampler, trajectories,
         lambda p: torch.optim.Adam(p, lr), lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0),

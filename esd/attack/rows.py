@@ -15,15 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from esd import UserError
 from esd.attack.target import Attack, Target
 from esd.erasing.edit import Edit
 from esd.erasing.layers import student_of
+from esd.erasing.pictures import picture_files, read_pictures
 from esd.models.family import Model
 from esd.protocols.everyday import everyday_without
 from esd.sample.sampling import sample
@@ -211,7 +209,7 @@ class RealWorld:
             pictures = (
                 sample(self.model, self.model.denoiser, [concept] * len(seeds), seeds, **self.look)
                 if drawn
-                else pictures_in(self.images, self.model.latent_shape[-1] * self.model.base.vae_scale_factor)
+                else read_pictures(picture_files(self.images), self.model.latent_shape[-1] * self.model.base.vae_scale_factor)
             )
             self._latents[concept] = torch.cat([self.model.latents(part) for part in pictures.split(4)]).cpu()
         return self._latents[concept]
@@ -232,24 +230,6 @@ class RealWorld:
 
     def judge_record(self) -> dict:
         return self.judge.record()
-
-
-def pictures_in(folder: Path, side: int) -> Tensor:
-    """The pictures in a folder, cut square: (n, 3, side, side) in [0, 1]. Raises UserError where there are none."""
-    files = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
-    if not files:
-        raise UserError(f"images={folder} holds no .png, .jpg or .webp pictures of the concept")
-    made = []
-    for file in files:
-        try:
-            picture = Image.open(file).convert("RGB")
-        except OSError as error:
-            raise UserError(f"{file} is no picture that can be read: take it out of images={folder}") from error
-        edge = min(picture.size)
-        left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
-        square = picture.crop((left, top, left + edge, top + edge)).resize((side, side), Image.Resampling.LANCZOS)
-        made.append(torch.from_numpy(np.array(square)).permute(2, 0, 1) / 255)
-    return torch.stack(made)
 
 
 def noises(count: int) -> Sequence[int]:

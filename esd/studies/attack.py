@@ -1,7 +1,8 @@
 """python -m esd.studies attack: what attacks bring back of erased objects, beside what they teach a model that never knew.
 
-Erases each object by ESD-x, by the keys and values alone with its neighbours spared (experiment=emoji/spare), and by ESD-u
-(experiment=emoji/esd-u), attacks every edit by one call of python -m esd.attack, and pools the tries of a rule. `concept=a,b` chooses the objects; further arguments go to esd.attack (seeds=3, attacks=all, …).
+Erases each object by ESD-x, by its keys and values alone with its neighbours spared (experiment=emoji/spare), and by ESD-u
+(experiment=emoji/esd-u), attacks every edit by one call of python -m esd.attack, and pools the tries of a rule. `concept=a,b`
+chooses the objects; further arguments go to esd.attack (seeds=3, attacks=all, …).
 Goes on where it was, in outputs/studies/attack; the table is left in outputs/gallery/attack.json.
 """
 
@@ -58,9 +59,10 @@ def main(further: list[str]) -> int:
     text = (
         f"The quick set of attacks on {', '.join(concepts)}, each erased by ESD-x, by its keys and values alone with the "
         "neighbours spared (kv), and by ESD-u; one erasure seed. *Seen* is what the attack brings back. *Never learnt* is the "
-        f"same attack, with the same prompts and noises, on {metrics['control']}: what is seen there was taught. *Excess* is the difference, in points. An attack is believed where it passed its check: on the base model "
-        "without the concept's name, or on a third of the edit. *Kept object* is another object under the same attack: what "
-        "does not come back there is damage."
+        f"same attack, with the same prompts and noises, on {metrics['control']}: what is seen there was taught. *Excess* is "
+        "the difference, in points. An attack is believed where it passed its check: on the base model without the concept's "
+        "name, or on a third of the edit. *Kept object* is another object under the same attack: what does not come back there "
+        "is damage."
     )
     notes = [
         f"{metrics['pictures']} pictures a find (half of that for check and kept object), {metrics['seeds']} attack seed(s), "

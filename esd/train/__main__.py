@@ -20,13 +20,19 @@ from esd.train.resume import resumed_run, without_resume
 
 
 def resume_arguments(arguments: list[str]) -> list[str]:
-    """resume=<run folder>: that run's own options, in its own folder."""
+    """resume=<run folder>: that run's own options, in its own folder; images=<folder>: the source that takes pictures."""
+    arguments = [part for argument in arguments for part in source_of_pictures(argument)]
     if any(argument in ("-m", "--multirun") for argument in arguments):
         return sweeps.with_sweep_folder(arguments)
     if not IS_MAIN_PROCESS:  # Lightning starts further ranks with the first one's arguments, and the first keeps the log
         return [*arguments, "hydra/job_logging=stdout"]
     folder = next((argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")), "")
     return arguments if folder in ("", "null") else resumed_run(folder, arguments)
+
+
+def source_of_pictures(argument: str) -> list[str]:
+    key, _, folder = argument.partition("=")
+    return ["trajectories=pictures", f"trajectories.images={folder}"] if key == "images" else [argument]
 
 
 def record_resumed_options(folder: Path, cfg: DictConfig, task: list[str]) -> None:

@@ -32,10 +32,12 @@ class BeforeAfterGrids(Callback):
     the newest. No prompts: no grids.
     """
 
-    def __init__(self, folder: Path, prompts: Sequence[str], every: int, sampling: dict, console: Console):
-        """sampling: steps, sampler and guidance of sample()."""
+    def __init__(
+        self, folder: Path, prompts: Sequence[str], every: int, sampling: dict, console: Console, given: Tensor | None = None
+    ):  # fmt: skip
+        """sampling: steps, sampler and guidance of sample(). given: pictures (n, 3, H, W) of what is erased, to stand above."""
         self.folder, self.prompts, self.every, self.console = folder, list(prompts), every, console
-        self.sampling = sampling
+        self.sampling, self.given = sampling, given
         self.before: Tensor | None = None  # (n, 3, H, W)
 
     def pictures(self, trainer: pl.Trainer, model: Model, student: nn.Module) -> Tensor:
@@ -56,7 +58,12 @@ class BeforeAfterGrids(Callback):
             self.show(trainer, self.pictures(trainer, module.model, module.student))
 
     def show(self, trainer: pl.Trainer, after: Tensor) -> None:
-        page = grid([self.before, after], ["before", f"after {trainer.global_step} steps"], self.prompts)
+        rows, labels = [self.before, after], ["before", f"after {trainer.global_step} steps"]
+        if self.given is not None:
+            shown = self.given[: len(self.prompts)]
+            blank = torch.ones(len(self.prompts) - len(shown), *shown.shape[1:])
+            rows, labels = [torch.cat([shown, blank]), *rows], ["given", *labels]
+        page = grid(rows, labels, self.prompts)
         save_picture(page, self.folder / "grid.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

@@ -62,7 +62,9 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
         erasure.begin(lambda n, total: bar.update(task, advance=n, total=total, visible=True))
     checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoint_minutes, signals, record)
     look = {"steps": grid_steps(cfg), "sampler": cfg.model.get("picture_sampler", "own"), "guidance": cfg.guidance}
-    grids = BeforeAfterGrids(folder, shown, cfg.grid_every, look, console)
+    given = getattr(options.trajectories, "given", None)  # beside the pictures of what is erased, which stand first
+    given = None if given is None else given[: cfg.grid - cfg.grid // 2]
+    grids = BeforeAfterGrids(folder, shown, cfg.grid_every, look, console, given)
     grids.begin(trainer, model, erasure.student)  # the student is still the teacher
     trainer.callbacks += [grids, checkpoints]  # behind LoggedFigures: what is logged lies on the disk before a checkpoint
     loggers = build_loggers(cfg, folder) if IS_MAIN_PROCESS else []  # last: from here on it must be finished

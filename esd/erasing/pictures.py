@@ -1,0 +1,103 @@
+"""A concept that is given as pictures, where no words show it: x_t is one of them, noised to t (ESD, section 5.4).
+
+No walk is needed: three forwards an example, the teacher's two and the student's. The short text that goes with the pictures is
+what the student is taught to answer with their absence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from esd import UserError
+from esd.erasing.concepts import Draw
+from esd.erasing.trajectories import Denoisers, Examples, Pool
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def picture_files(folder: str | Path) -> list[Path]:
+    """The pictures in a folder, by name. Raises UserError where there are none."""
+    place = Path(folder).expanduser()
+    if not place.is_dir():
+        raise UserError(f"images={folder} is no folder: give a folder with pictures of the concept")
+    files = sorted(path for path in place.glob("*") if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise UserError(f"images={folder} holds no .png, .jpg or .webp pictures of the concept")
+    return files
+
+
+def read_pictures(files: Sequence[Path], side: int) -> Tensor:
+    """Cut square from the middle, what is transparent white: (n, 3, side, side) in [0, 1]. Raises UserError for one that
+    cannot be read."""
+    made = []
+    for file in files:
+        try:
+            picture = Image.open(file).convert("RGBA")
+        except OSError as error:
+            raise UserError(f"{file} is no picture that can be read: take it out of images={file.parent}") from error
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+        edge = min(picture.size)
+        left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
+        square = picture.crop((left, top, left + edge, top + edge)).resize((side, side), Image.Resampling.LANCZOS)
+        made.append(torch.from_numpy(np.array(square)).permute(2, 0, 1) / 255)
+    return torch.stack(made)
+
+
+@dataclass(eq=False)
+class Pictures(Pool):
+    """Noised pictures of the concept. Prompts that are preserved have no pictures: they walk in a pool beside them.
+
+    images: a folder of pictures.
+    """
+
+    name: ClassVar[str] = "pictures"
+
+    images: str = ""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.files = picture_files(self.images)
+
+    def begin(self, denoisers: Denoisers, advance: Callable[[int, int], None] = lambda n, total: None) -> Self:
+        model = denoisers.model
+        self.given = read_pictures(self.files, model.latent_shape[-1] * model.base.vae_scale_factor)  # (n, 3, H, W)
+        self.x_0 = torch.cat([model.latents(part).cpu() for part in self.given.split(4)])  # (n, C, h, w)
+        return super().begin(denoisers, advance)
+
+    def examples(self, draw: Draw) -> Examples:
+        erases = int((self.denoisers.prompts.eta[draw.concept] != 0).sum())  # they stand before those that preserve
+        erasing, preserving = Draw(*(part[:erases] for part in draw)), Draw(*(part[erases:] for part in draw))
+        x_t = self.noised(erasing).to(draw.position.device)
+        pictured = self.denoisers.teacher_predictions(x_t, erasing)
+        if erases == len(draw.position):
+            return pictured
+        return Examples(*map(torch.cat, zip(pictured, super().examples(preserving), strict=True)))
+
+    def noised(self, draw: Draw) -> Tensor:
+        """A picture and a noise of each example's own. In the draws a walk keeps its noise over all of the schedule, so the
+        position has a part in it."""
+        position, noise = draw.position.cpu(), draw.noise.cpu()
+        seeds = (noise + position * 0x9E3779B97F4A7C1) % 2**62
+        sampler = self.denoisers.sampler
+        x_0, noise = self.x_0[seeds % len(self.x_0)], self.denoisers.model.noise(seeds)
+        device = sampler.timesteps.device
+        return sampler.noised(x_0.to(device), noise.to(device), draw.position)
+
+    def forwards(self, positions: int) -> float:
+        return 2
+
+    def forwards_to_start(self, positions: int) -> float:
+        return 0
+
+    def record(self) -> dict:
+        content = hashlib.sha256(b"".join(file.read_bytes() for file in self.files)).hexdigest()[:16]
+        return {**super().record(), "images": str(self.images), "images_sha256": content, "pictures": len(self.files)}
