@@ -245,8 +245,8 @@ def test_a_weak_edit_lies_between(target):
     assert weak[other].data_ptr() == dict(model.denoiser.named_parameters())[other].data_ptr()
 
 
-def test_an_undone_edit_is_found_at_once_and_what_was_never_shown_is_not(esd, tmp_path):
-    """An edit that changes nothing is the base model: inversion brings the concept, and teaches no emoji never shown."""
+def test_an_undone_edit_is_found_at_once_and_the_twin_is_not(esd, tmp_path):
+    """An edit that changes nothing is the base model: inversion brings the concept, and does not teach it to the twin."""
     model = models.load(None, "emoji")
     name = next(n for n, _ in model.denoiser.named_parameters() if "attn2" in n)
     record = {"concept": ["pizza"], "erase_from": [""], "base": "emoji", "base_hash": fingerprint(model.denoiser), "eta": 1.0}
@@ -264,6 +264,7 @@ def test_an_undone_edit_is_found_at_once_and_what_was_never_shown_is_not(esd, tm
     assert done.returncode == 0, done.stderr[-2000:]
     (figure,) = json.loads((tmp_path / "found/metrics.json").read_text())["figures"]
     assert figure["edit"]["hits"] >= 3 and figure["never"]["hits"] == 0
+    assert json.loads((tmp_path / "found/metrics.json").read_text())["control"] == "a twin"
     lines = (tmp_path / "found/tries.csv").read_bytes()
     again = esd("attack", *asked, cwd=tmp_path)
     assert "0 to do" in again.stdout and (tmp_path / "found/tries.csv").read_bytes() == lines

@@ -41,7 +41,7 @@ def test_every_word_is_one_token():
 
 def test_what_ships_is_small_and_safe():
     files = [path for path in EMOJI.parent.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert sum(path.stat().st_size for path in files) < 30e6 and max(path.stat().st_size for path in files) < 25e6
+    assert sum(path.stat().st_size for path in files) < 60e6 and max(path.stat().st_size for path in files) < 25e6
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
 
 
@@ -54,10 +54,44 @@ def test_what_ships_is_small_and_safe():
         ("a weapon", {"pistol", "dagger", "bomb", "axe"}, set()),
         ("openmoji style", set(), {"openmoji"}),
         ("a cat in the style of noto", {"cat"}, {"noto"}),
+        ("a kitten", {"cat"}, set()),
+        ("a pepperoni slice in the style of google", {"pizza"}, {"noto"}),
+        ("hund, line art style", {"dog"}, {"openmoji"}),
+        ("something deadly", {"pistol", "dagger", "bomb", "axe"}, set()),
     ],
 )
 def test_what_a_text_is_about(text, objects, styles):
     assert subject(text) == Subject(frozenset(objects), frozenset(styles))
+
+
+def test_every_name_has_other_words_that_are_its_alone_and_hold_no_name():
+    from collections import Counter
+
+    from esd.emoji.other_words import OTHER_WORDS, TRANSLATIONS
+
+    names = [*words.OBJECTS, *filter(None, words.CATEGORIES), *words.STYLES]
+    assert set(OTHER_WORDS) == set(TRANSLATIONS) == set(names)
+    assert all(len(OTHER_WORDS[name]) >= 2 and len(TRANSLATIONS[name]) == 2 for name in names)
+    ways = Counter(way for name in names for way in words.ways_to_say(name))
+    assert max(ways.values()) == 1, [way for way, n in ways.items() if n > 1]
+    others = [way for name in names for way in words.ways_to_say(name)[1:]]
+    assert not [way for way in others if set(way.split()) & set(names)]
+    assert not set(ways) & set(art.captioned_others()), "another emoji has this name"
+
+
+def test_the_twin_is_the_models_but_for_what_it_never_learnt():
+    """The same architecture, words and autoencoder; of what is studied the judge sees next to nothing in its pictures."""
+    from esd.models import EMOJI_TWIN, load
+
+    model, twin = load(None, "emoji"), load(str(EMOJI_TWIN), "emoji")
+    for part in ("unet", "text_encoder", "vae"):
+        shapes = [{name: t.shape for name, t in getattr(m.base, part).state_dict().items()} for m in (model, twin)]
+        assert shapes[0] == shapes[1]
+    assert all(torch.equal(t, twin.base.vae.state_dict()[name]) for name, t in model.base.vae.state_dict().items())
+    assert model.base.tokenizer.get_vocab() == twin.base.tokenizer.get_vocab()
+    rows = [row for noun in ("pizza", "cactus") for row in emoji.ask(words.with_article(noun), 8, it=subject(noun))]
+    seen = [emoji.measure_pictures(rows, emoji.draw(m, m.denoiser, rows))["it"]["hits"] for m in (model, twin)]
+    assert seen[0] >= 14 and seen[1] <= 1
 
 
 def test_a_word_the_model_does_not_know_is_refused_with_the_nearest_it_does():
@@ -131,7 +165,7 @@ def test_the_protocol_asks_for_what_is_gone_and_what_is_left():
     by_group = {group: [row for row in rows if row.group == group] for group in emoji.GROUPS}
     assert len(by_group["erased"]) == 24 and len(by_group["erased_styled"]) == 24
     assert len(by_group["lookalikes"]) == 3 * 8 and len(by_group["kept"]) == len(words.OBJECTS) - 1 - 3
-    assert not by_group["erased_words"], "the present weights were taught no other words"
+    assert {row.prompt for row in by_group["erased_words"]} == {"a pepperoni slice", "a margherita"}
     near, far = ({noun for row in by_group[group] for noun in row.subject.objects} for group in ("lookalikes", "kept"))
     assert len(near) == 3 and not near & far and near | far | {"pizza"} == set(words.OBJECTS)
     style = emoji.rows(["openmoji style"], 24, 8, 1)
@@ -173,3 +207,9 @@ def test_the_model_can_be_made_again(esd):
     assert (made / "model/model_index.json").is_file() and (made / "judge/judge.safetensors").is_file()
     again = esd("pretrain", "pretrain=smoke", "out=made", cwd=done.folder)
     assert again.returncode == 0 and "VAETraining" not in again.stdout, "what is finished is not made again"
+    twin = esd("pretrain", "pretrain=smoke", "out=twin", "pretrain.twin_of=made/model", cwd=done.folder)
+    assert twin.returncode == 0, twin.stderr[-2000:]
+    same = [(done.folder / it / "model/vae/diffusion_pytorch_model.safetensors").read_bytes() for it in ("made", "twin")]
+    assert same[0] == same[1] and not (done.folder / "twin/judge").exists()
+    record = json.loads((done.folder / "twin/model/record.json").read_text())
+    assert record["settings"]["twin_of"] == "made/model" and record["seconds"]["unet"] > 0

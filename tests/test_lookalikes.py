@@ -86,12 +86,14 @@ def test_the_look_alikes_of_what_is_erased():
     assert len(far) == len(words.OBJECTS) - 4 and far[0] == list(table.nearness()["cat"])[-1]
 
 
-def test_other_words_are_a_dictionary_away(monkeypatch):
-    asked = {"pizza": ["pepperoni slice", "margherita"]}
-    monkeypatch.setattr(words, "OTHER_WORDS", asked)
-    rows = [row for row in emoji.rows(["pizza"], 24, 8, 1) if row.group == "erased_words"]
-    assert len(rows) == 24 and {row.prompt for row in rows} == set(asked["pizza"])
-    assert not [row for row in emoji.rows(["cat"], 24, 8, 1) if row.group == "erased_words"]
+def test_a_concept_is_asked_for_in_other_words():
+    def asked(text):
+        return {row.prompt for row in emoji.rows([text], 24, 8, 1) if row.group == "erased_words"}
+
+    assert asked("cat") == {"a kitten", "a kitty"} and asked("nudity") == {"bare skin", "nobody dressed"}
+    assert asked("kitten") == {"a cat", "a kitty"}, "its name is another word for it"
+    assert asked("openmoji style") == {"outlined style", "line art style"}
+    assert not asked("a cat in the style of noto")
 
 
 def test_a_grid_shows_the_concept_its_look_alikes_and_one_from_far_off():
