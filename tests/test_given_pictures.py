@@ -113,5 +113,7 @@ def test_a_drawing_is_erased_from_the_command_line(esd, tmp_path):
     record = json.loads((tmp_path / "run/metrics.json").read_text())["record"]["trajectories"]
     assert record["name"] == "pictures" and record["pictures"] == 4 and len(record["images_sha256"]) == 16
     assert (tmp_path / "run/grid.png").is_file()
+    missing = esd("train", "concept=pizza", "trajectories=pictures")
+    assert missing.returncode == 2 and "give a folder with pictures" in missing.stderr
     refused = esd("train", "concept=pizza", f"images={tmp_path / 'nowhere'}")
     assert refused.returncode == 2 and "is no folder: give a folder with pictures" in refused.stderr

@@ -27,7 +27,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 def picture_files(folder: str | Path) -> list[Path]:
     """The pictures in a folder, by name. Raises UserError where there are none."""
     place = Path(folder).expanduser()
-    if not place.is_dir():
+    if not str(folder) or not place.is_dir():
         raise UserError(f"images={folder} is no folder: give a folder with pictures of the concept")
     files = sorted(path for path in place.glob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
