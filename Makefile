@@ -49,8 +49,9 @@ studies: setup  ## objects, η, preservation, many concepts: their tables. Over 
 gallery: setup  ## make the pictures and figures of the README again
 	$(PY) -m esd.bench.gallery
 
-model-quality: setup  ## how well the embedded model draws: all pairs, held-out pairs, categories
+model-quality: setup  ## how well the embedded model and its twin draw: all pairs, held-out pairs, other words, categories
 	$(PY) -m esd.bench.model_quality
+	$(PY) -m esd.bench.model_quality --model emoji-twin
 
 pretrain: setup  ## make the embedded model again, from its art
 	$(PY) -m esd.pretrain

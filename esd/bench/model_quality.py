@@ -107,7 +107,7 @@ def main() -> None:
     console.print(table)
     text = " ".join(__doc__.split("\n\n")[1].splitlines())
     whose = "the embedded model's twin draws" if twin else "the embedded model draws"
-    weights = weights_hash("twin" if twin else "model")
+    weights = f"the twin's {weights_hash('twin')}" if twin else weights_hash()
     command = "python -m esd.bench.model_quality" + " --model emoji-twin" * twin
     write_result(
         "twin-quality" if twin else "model-quality", title=f"How well {whose}", text=text,
