@@ -81,7 +81,7 @@ def rows_forwarded(denoiser):
 
 
 @pytest.mark.parametrize(
-    ("source", "walker", "teacher_rows", "student_rows"), [("pool", "frozen", 2, 1), ("pool", "student", 2, 3)]
+    ("source", "walker", "teacher_rows", "student_rows"), [("pool", "frozen", 2, 1), ("pool", "student", 2, 2)]
 )
 def test_what_an_example_of_the_pool_costs(build, source, walker, teacher_rows, student_rows):
     module, teacher, student, *_ = build([Concept("pizza")], source=source, walker=walker)
@@ -92,6 +92,27 @@ def test_what_an_example_of_the_pool_costs(build, source, walker, teacher_rows, 
     for step in range(16):
         module.training_step(next(stream), step)
     assert [count["rows"] / (16 * 4) for count in counts] == [teacher_rows, student_rows]
+
+
+@pytest.mark.parametrize("concepts", [[Concept("pizza")], [Concept("pizza"), Concept("cat", erase_from="animal")]])
+def test_the_pool_walks_by_what_the_loss_has_asked(build, concepts):
+    """A training step leaves the walks where the student's own predictions for c and ∅ take them, as it was in that step."""
+    module, _, student, *_ = build(concepts, source="pool", walker="student")
+    module.log_loss = lambda *args: None
+    with torch.no_grad():
+        for p in student.parameters():
+            if p.requires_grad:
+                p.add_(0.1)
+    stream = iter(draws(staggered=True, concepts=len(concepts)))
+    for step in range(4):
+        draw = next(stream)
+        with torch.inference_mode():
+            x_t = module.trajectories.examples(draw).x_t.clone()
+            expected = module.trajectories.state().clone()  # asked for by itself
+        module.trajectories.restore(x_t)
+        module.training_step(draw, step)
+        assert module.trajectories.waiting is None
+        torch.testing.assert_close(module.trajectories.x, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_what_a_fresh_example_costs(build):

@@ -148,7 +148,7 @@ class Draws(IterableDataset):
     """Batches of (picture, variant, caption) indices without end, each a pure function of (seed, step).
 
     objects, others: the (noun, style) of each picture that may be drawn, the objects' before the other emoji's, which are
-    the share `others` of a batch: nobody asks for them, but they show what a style is apart from the objects. A further 15 %
+    `share` of a batch: nobody asks for them, but they show what a style is apart from the objects. A further 15 %
     of a batch are drawn for a category: the category first, so that the small ones ("weapon": four objects) are learnt as well
     as the large, and of a large one only what it brings to mind first (`words.typical_objects`): twenty foods under one word
     would take far more training to come out as one of them and not as a blend.

@@ -77,6 +77,8 @@ class Erasure(pl.LightningModule):
 
         condition = self.prompts.condition(self.prompts.rows(self.prompts.student_prompt, draw))
         (eps,) = predict(self.model, self.student, self.sampler, x_t, draw.position, condition)
+        with torch.inference_mode():
+            self.trajectories.answered(draw, eps.detach())
         error = erasure_loss(eps, target)  # (B,)
         loss = self.weighted_loss(error, draw)
         if not loss.isfinite():

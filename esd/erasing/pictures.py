@@ -82,6 +82,11 @@ class Pictures(Pool):
             return pictured
         return Examples(*map(torch.cat, zip(pictured, super().examples(preserving), strict=True)))
 
+    def answered(self, draw: Draw, eps: Tensor) -> None:
+        if self.waiting is not None:
+            first = len(draw.position) - len(self.waiting.position)
+            super().answered(Draw(*(part[first:] for part in draw)), eps[first:])
+
     def noised(self, draw: Draw) -> Tensor:
         """A picture and a noise of each example's own. In the draws a walk keeps its noise over all of the schedule, so the
         position has a part in it."""

@@ -60,6 +60,7 @@ class PromptTable(nn.Module):
         self.register_buffer("c", c, persistent=False)
         self.register_buffer("f", f, persistent=False)
         self.register_buffer("student_prompt", torch.where(f == 0, c, f), persistent=False)
+        self.asks_for_others = bool((self.student_prompt != self.c).any())  # whether the student is asked for what is not c
         self.register_buffer("eta", torch.tensor([concept.eta for concept in concepts]), persistent=False)
         self.register_buffer("weight", torch.tensor([concept.weight for concept in concepts]), persistent=False)
 

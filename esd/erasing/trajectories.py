@@ -93,6 +93,10 @@ class Trajectories(ABC):
     def examples(self, draw: Draw) -> Examples:
         """x_t at the drawn positions, and what the frozen model predicts there."""
 
+    def answered(self, draw: Draw, eps: Tensor) -> None:  # noqa: B027  (nothing, where the student is not asked to walk)
+        """What the student said of these x_t under its own prompt, (B, C, h, w), before it moves: told once a step, so that a
+        source that walks with the student need not ask it again."""
+
     @abstractmethod
     def forwards(self, positions: int) -> float:
         """Forwards of a denoiser for one example, on average over a schedule of so many positions; the loss's own comes on
@@ -140,7 +144,8 @@ class StudentWalks(Trajectories):
 
 @dataclass(eq=False)
 class Pool(Trajectories):
-    """B walks in flight. walker: "frozen" shares its predictions with the loss, "student" walks as the paper does.
+    """B walks in flight. walker: "frozen" shares its predictions with the loss, "student" walks as the paper does; of what it
+    walks by, ε_θ(x_t, c), the loss has asked already, and ε_θ(x_t, ∅) is one more forward.
 
     The first walks are brought to their places in strides, DDIM in a quarter of the steps: in single steps that would
     cost as much as ten training steps.
@@ -157,16 +162,18 @@ class Pool(Trajectories):
 
     def begin(self, denoisers: Denoisers, advance: Callable[[int, int], None] = lambda n, total: None) -> Self:
         self.x: Tensor | None = None  # (B, C, h, w), at the positions of the last draw, plus one
+        self.waiting: Draw | None = None  # the last draw, while its step is still to be made
         return super().begin(denoisers, advance)
 
     def forwards(self, positions: int) -> float:
-        return 2 if self.walker == "frozen" else 4
+        return 2 if self.walker == "frozen" else 3
 
     def forwards_to_start(self, positions: int) -> float:
         return positions / self.STRIDE
 
     def examples(self, draw: Draw) -> Examples:
         d = self.denoisers
+        self.walk_on()
         if self.x is None or len(self.x) != len(draw.position):  # spread the walks: slot b goes to its first position
             self.x = d.walk_from_noise(draw, d.teacher if self.walker == "frozen" else d.student, self.STRIDE)
         self.x = self.x.to(draw.position.device)  # from a checkpoint it comes on the CPU
@@ -174,15 +181,35 @@ class Pool(Trajectories):
         if len(arrived):
             self.x[arrived] = d.sampler.start(d.model.noise(draw.noise[arrived])).to(self.x)
         here = d.teacher_predictions(self.x, draw)
-        eps_c, eps_null = here.eps_c, here.eps_null
-        if self.walker == "student":
-            c = d.prompts.condition(d.prompts.rows(d.prompts.c, draw))
-            eps_c, eps_null = predict(d.model, d.student, d.sampler, self.x, draw.position, c, d.prompts.null(len(self.x)))
-        self.x = d.sampler.step(self.x, guide(eps_c, eps_null, d.guidance), draw.position)
+        if self.walker == "frozen":
+            self.x = d.sampler.step(self.x, guide(here.eps_c, here.eps_null, d.guidance), draw.position)
+        else:
+            self.waiting = draw
         return here
 
+    def answered(self, draw: Draw, eps: Tensor) -> None:
+        d = self.denoisers
+        if d.prompts.asks_for_others:  # it was asked for f, and walks under c
+            self.walk_on()
+        elif self.waiting is not None:
+            (eps_null,) = predict(d.model, d.student, d.sampler, self.x, draw.position, d.prompts.null(len(self.x)))
+            self.step(eps, eps_null)
+
+    def walk_on(self) -> None:
+        """The student's step that is still to be made."""
+        if self.waiting is not None:
+            d, draw = self.denoisers, self.waiting
+            c = d.prompts.condition(d.prompts.rows(d.prompts.c, draw))
+            self.step(*predict(d.model, d.student, d.sampler, self.x, draw.position, c, d.prompts.null(len(self.x))))
+
+    def step(self, eps_c: Tensor, eps_null: Tensor) -> None:
+        d = self.denoisers
+        self.x = d.sampler.step(self.x, guide(eps_c, eps_null, d.guidance), self.waiting.position)
+        self.waiting = None
+
     def state(self) -> Tensor | None:
+        self.walk_on()
         return self.x
 
     def restore(self, state: Tensor | None) -> None:
-        self.x = state
+        self.x, self.waiting = state, None
