@@ -43,6 +43,8 @@ class Train:
     spare: float = 0.0
     grid: int = 8
     grid_every: int = 0
+    curve_every: int = 0
+    stop: str | None = None
     checkpoint_every: int = 100
     checkpoint_minutes: float = 10.0
     resume: str | None = None
@@ -67,7 +69,11 @@ def check_train_options(cfg: DictConfig) -> None:
     """Everything about a training configuration that can be told without a model. Raises UserError."""
     check_options(cfg)
     check_lora(cfg.lora.rank, cfg.lora.alpha, cfg.model.quantize, cfg.spare)
-    require_at_least(cfg, grid=0, grid_every=0, checkpoint_every=1, checkpoint_minutes=0.0)
+    require_at_least(cfg, grid=0, grid_every=0, curve_every=0, checkpoint_every=1, checkpoint_minutes=0.0)
+    if cfg.stop is not None:
+        require_one_of(cfg.stop, "stop", ("auto",))
+        if not cfg.curve_every:
+            raise UserError("stop=auto needs curve_every=…: how many steps lie between two looks, for example 10")
     require_one_of(cfg.objective, "objective", ("kept-erased", "erased", "kept"))
     require_one_of(cfg.model.dtype, "model.dtype", DTYPES)
     require_one_of(cfg.logger.name, "logger.name", ("wandb", "csv", "none"))

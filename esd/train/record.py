@@ -36,6 +36,8 @@ def record_of(cfg: DictConfig, options: Options, base_hash: str, devices: int, n
         not_read=not_read,
         command=command_line("esd.train", *own_folders(), *edit_options(HydraConfig.get().overrides.task)),
     )
+    if cfg.stop:
+        record |= {"stop": cfg.stop, "curve_every": cfg.curve_every}
     predicts = cfg.model.get("prediction", "auto")
     return record if predicts == "auto" else record | {"prediction": predicts}
 

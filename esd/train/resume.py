@@ -13,7 +13,8 @@ from esd import UserError
 from esd.command.words import hydra_literal, quote_free_text
 
 BESIDE = (  # options that the edit does not depend on
-    "resume", "checkpoint_", "grid", "evaluate", "objective", "logger", "trainer", "gradient_checkpointing", "hydra",
+    "resume", "checkpoint_", "curve_every", "grid", "evaluate", "objective", "logger", "trainer", "gradient_checkpointing",
+    "hydra",
 )  # fmt: skip
 OF_THE_EDIT = ("trainer.precision", "trainer.accumulate_grad_batches", "trainer.gradient_clip")  # nevertheless
 CHANGEABLE = (*BESIDE, "steps")  # what may change when a run goes on

@@ -18,11 +18,21 @@ from esd.models.encoders import release_text_encoders
 from esd.train.announcement import announce, grid_steps
 from esd.train.build import options_of, trainer_of
 from esd.train.callbacks import BeforeAfterGrids, Checkpoints, checkpoint_record, newest_checkpoint
+from esd.train.curves import Curves
 from esd.train.loggers import build_loggers, finish_wandb, tolerate_upload_errors
 from esd.train.ranks import die_with_parent, stop_other_ranks
 from esd.train.record import check_same_run, collect_nondeterministic, previous_metrics, record_of
 from esd.train.run_prompts import check_lengths, grid_prompts
-from esd.train.verdict import Verdict, check_objective, log_verdict, objective, print_verdict, short_protocol, verdict_of
+from esd.train.verdict import (
+    Verdict,
+    check_curve,
+    check_objective,
+    log_verdict,
+    objective,
+    print_verdict,
+    short_protocol,
+    verdict_of,
+)
 
 console = Console(highlight=False, quiet=not IS_MAIN_PROCESS)
 
@@ -35,6 +45,7 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
     concepts, shown = options.concepts, grid_prompts(cfg, options.concepts)
     protocol = short_protocol(cfg, concepts)
     check_objective(cfg, protocol)
+    check_curve(cfg, protocol)
     if options.lora and (denoiser := denoiser_without_weights(cfg.model)):
         check_lora_fits(denoiser, options)
     model = load_model(cfg.model, options.dtype_loaded)
@@ -66,7 +77,8 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
     given = None if given is None else given[: cfg.grid - cfg.grid // 2]
     grids = BeforeAfterGrids(folder, shown, cfg.grid_every, look, console, given)
     grids.begin(trainer, model, erasure.student)  # the student is still the teacher
-    trainer.callbacks += [grids, checkpoints]  # behind LoggedFigures: what is logged lies on the disk before a checkpoint
+    curves = [Curves(judged, cfg.curve_every, cfg.stop == "auto")] if cfg.curve_every else []
+    trainer.callbacks += [grids, *curves, checkpoints]  # behind LoggedFigures: what is logged lies on disk before a checkpoint
     loggers = build_loggers(cfg, folder) if IS_MAIN_PROCESS else []  # last: from here on it must be finished
     try:
         trainer.loggers = loggers
@@ -78,8 +90,11 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
         edit.save(folder / "edit.safetensors")
         grids.draw(trainer, erasure.module)
         seconds = max(round(checkpoints.seconds, 2), before_this.get("training_seconds", 0))
-        examples = cfg.steps * cfg.batch * trainer.world_size
-        metrics = {**before_this, "training_seconds": seconds, "steps": cfg.steps, "examples": examples}
+        steps = trainer.global_step
+        metrics = {**before_this, "training_seconds": seconds, "steps": steps}
+        metrics["examples"] = steps * cfg.batch * trainer.world_size
+        if steps < cfg.steps:
+            metrics["stopped"] = f"at step {steps} of {cfg.steps}: the concept was seen in none of the pictures, twice in a row"
         metrics["not_deterministic"] = sorted({*exceptions, *before_this.get("not_deterministic", [])})
         if isinstance(judged, Verdict):
             with mixed():

@@ -143,6 +143,12 @@ def check_objective(cfg: DictConfig, short: Short | str | None) -> None:
         )
 
 
+def check_curve(cfg: DictConfig, short: Short | str | None) -> None:
+    """Raises UserError where there is nobody to look at a curve's pictures."""
+    if cfg.curve_every and not isinstance(short, Short):
+        raise UserError(f"curve_every={cfg.curve_every} needs a judge, and there is none: {short or 'evaluate=false'}")
+
+
 def objective(metrics: dict, wanted: str) -> float:
     """One number for a sweeper, larger is better; NaN where nothing was judged.
 
@@ -187,7 +193,8 @@ def print_verdict(metrics: dict, labels: dict[str, str], folder: Path, concept: 
         console.print(f"Not judged: {metrics['not_judged']}. Then: {later}", soft_wrap=True, markup=False)
     grid = f" Before and after: {folder / 'grid.png'}" if (folder / "grid.png").is_file() else ""
     following = command_line("esd.sample", edit, text_option("prompt", concept), *model_options())
-    said = f"Trained in {metrics['training_seconds']:.1f} s.{grid}\nNext: {following}"
+    stopped = f", stopped {metrics['stopped']}" if "stopped" in metrics else ""
+    said = f"Trained in {metrics['training_seconds']:.1f} s{stopped}.{grid}\nNext: {following}"
     console.print(said, soft_wrap=True, markup=False)
 
 

@@ -1,0 +1,48 @@
+"""Looks at a few pictures while a run trains: its curves, and the end once nothing more is seen."""
+
+import csv
+import json
+
+import pytest
+
+from esd.protocols import emoji
+from esd.train.curves import FEW, few_of
+
+
+def test_a_few_of_each_group_spread_over_its_prompts():
+    rows = emoji.rows(["cat"], 24, 8, 1)
+    few = few_of(rows)
+    counts = {group: sum(row.group == group for row in few) for group in FEW}
+    assert counts == {"erased": 6, "erased_styled": 6, "erased_scene": 0, "lookalikes": 6, "kept": 12}
+    assert len({row.prompt for row in few if row.group == "erased"}) == 3 and len(set(few)) == len(few)
+    assert {row.prompt for row in few if row.group == "lookalikes"} == {row.prompt for row in rows if row.group == "lookalikes"}
+
+
+@pytest.mark.run
+def test_a_run_draws_its_curve_and_ends_when_nothing_is_seen(esd, tmp_path):
+    """At this rate one step destroys every picture: after the second look the run is at its end."""
+    asked = ("concept=cat", "steps=6", "batch=2", "grid=0", "logger=csv", "curve_every=1", "lr=0.1", "hydra.run.dir=run")
+    done = esd("train", *asked, "stop=auto", cwd=tmp_path, judging_steps=3)
+    assert done.returncode == 0, done.stderr
+    assert "stopped at step 2 of 6" in " ".join(done.stdout.split())
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["steps"] == 2 and metrics["record"]["steps"] == 6 and metrics["record"]["stop"] == "auto"
+    with open(tmp_path / "run/metrics.csv", newline="") as file:
+        curve = {int(row["step"]): row["erased/seen"] for row in csv.DictReader(file) if row["erased/seen"]}
+    assert set(curve) == {1, 2} and float(curve[1]) == 0
+    again = esd("train", "resume=run", cwd=tmp_path, judging_steps=3)
+    assert again.returncode == 0 and "Nothing is left to do" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["stop=auto"], "stop=auto needs curve_every"),
+        (["stop=soon", "curve_every=5"], "stop=soon is unknown: auto"),
+        (["curve_every=5", "evaluate=false"], "curve_every=5 needs a judge"),
+        (["curve_every=-1"], "curve_every=-1"),
+    ],
+)
+def test_what_a_curve_needs(esd, options, said):
+    refused = esd("train", "concept=cat", *options)
+    assert refused.returncode == 2 and said in refused.stderr, refused.stderr
