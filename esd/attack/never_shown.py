@@ -16,11 +16,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from esd.emoji import art, vae
+from esd.emoji import art, vae, words
 from esd.emoji.judge import Judge, load_judge
 
 # Of the kinds that the objects are of: animals, food, things. An attack's seed picks one.
-NAMES = ("koala", "cookie", "accordion", "zebra", "pretzel", "telescope", "unicorn", "anchor")
+NAMES = words.NEVER_SHOWN
 PER_DRAWING = 24  # augmentations of each drawing, to fit on; half as many fresh ones to test on
 
 

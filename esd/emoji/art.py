@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from esd.emoji.words import OBJECTS, STYLES
+from esd.emoji.words import NEVER_SHOWN, OBJECTS, STYLES, vocabulary
 
 ART = Path(__file__).parent / "art"
 COLUMNS = 16  # pictures in a row of a sheet
@@ -38,6 +38,14 @@ def others() -> tuple[Tensor, Tensor, Tensor]:
     pictures = torch.cat([_cut(f"{style}-others.webp", 64, len(names)) for style in STYLES])
     style, name = torch.meshgrid(torch.arange(len(STYLES)), torch.arange(len(names)), indexing="ij")
     return pictures, name.flatten(), style.flatten()
+
+
+def captioned_others() -> dict[str, int]:
+    """The other emoji that the U-Net is taught beside the objects, by name, so that it learns what a style is from more
+    drawings than are judged: name → its index in `others()`. Those of one word, which is no word of the objects' phrases."""
+    names = json.loads((ART / "others.json").read_text())
+    taken = {*vocabulary(), *NEVER_SHOWN}
+    return {name: i for i, name in enumerate(names) if "-" not in name and name not in taken}
 
 
 def augment(pictures: Tensor, generator: torch.Generator, strength: float = 1.0) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,9 +44,27 @@ class Pictures(IterableDataset):
             step += 1
 
 
-def fit(module: pl.LightningModule, data, steps: int, cfg: DictConfig, folder: Path, ema: float | None = None) -> None:
-    """Train for `steps` optimiser steps, going on from the newest checkpoint in `folder`."""
-    checkpoint = folder / "last.ckpt"
+class Clock(pl.Callback):
+    """The seconds of training, over all its parts: kept in the checkpoints."""
+
+    def __init__(self):
+        self.seconds, self.last = 0.0, None
+
+    def on_train_batch_end(self, *_) -> None:
+        now = time.perf_counter()
+        self.seconds += now - (self.last or now)
+        self.last = now
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.seconds = state["seconds"]
+
+
+def fit(module: pl.LightningModule, data, steps: int, cfg: DictConfig, folder: Path, ema: float | None = None) -> float:
+    """Train for `steps` optimiser steps, going on from the newest checkpoint in `folder`. Returns the seconds it took."""
+    checkpoint, clock = folder / "last.ckpt", Clock()
     if checkpoint.exists():
         data.start = torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"]
     trainer = pl.Trainer(
@@ -61,6 +80,7 @@ def fit(module: pl.LightningModule, data, steps: int, cfg: DictConfig, folder: P
                 folder, save_last=True, save_top_k=0, every_n_train_steps=cfg.pretrain.every, enable_version_counter=False
             ),
             RichProgressBar(refresh_rate=5),
+            clock,
             *([EMAWeightAveraging(decay=ema)] if ema else []),
         ],
         logger=False,
@@ -68,3 +88,4 @@ def fit(module: pl.LightningModule, data, steps: int, cfg: DictConfig, folder: P
     )
     print(f"{type(module).__name__}: {steps} steps of {data.batch * cfg.devices}, checkpoints in {folder}")
     trainer.fit(module, DataLoader(data, batch_size=None), ckpt_path=checkpoint if checkpoint.exists() else None)
+    return clock.seconds

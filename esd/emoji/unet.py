@@ -10,11 +10,13 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from torch.utils.data import IterableDataset
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from esd.emoji import words
+from esd.emoji.art import captioned_others
 from esd.emoji.fitting import rank
 
 WIDTH = 128  # of the text embeddings
@@ -65,7 +67,7 @@ def new_scheduler() -> DDIMScheduler:
 
 
 def new_tokenizer(folder: Path) -> CLIPTokenizer:
-    """A CLIP tokenizer whose merges make one token of each word of `words.vocabulary()`; written to `folder`."""
+    """A CLIP tokenizer whose merges make one token of each word that is taught; written to `folder`."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789,.-'"
     vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
     merges: list[tuple[str, str]] = []
@@ -79,7 +81,7 @@ def new_tokenizer(folder: Path) -> CLIPTokenizer:
             parts[at : at + 2] = ["".join(best)]
         return parts
 
-    for word in words.vocabulary():
+    for word in [*words.vocabulary(), *captioned_others()]:
         while len(parts := split(word)) > 1:  # a later merge never changes how an earlier word is split
             rank[parts[0], parts[1]] = len(merges)
             merges.append((parts[0], parts[1]))
@@ -102,16 +104,21 @@ def new_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 class Captions:
-    """The phrases of training, tokenised once, and how one is drawn for a picture."""
+    """The phrases of training, tokenised once, and how one is drawn for a picture.
+
+    Three times in four a thing is called by its name, else in other words or in another language.
+    """
 
     def __init__(self, tokenizer: CLIPTokenizer):
         self.index: dict[str, int] = {"": 0}
-        for noun in [*words.OBJECTS, *filter(None, words.CATEGORIES)]:
-            for phrase in words.object_phrases(noun):
-                self.index.setdefault(phrase, len(self.index))
-            for style in words.STYLES:
-                for phrase in [*words.styled_phrases(noun, style), *words.style_phrases(style)]:
+        for name in [*words.OBJECTS, *filter(None, words.CATEGORIES), *captioned_others()]:
+            for noun in words.ways_to_say(name):
+                styles = [way for style in words.STYLES for way in words.ways_to_say(style)] if noun == name else words.STYLES
+                for phrase in words.object_phrases(noun):
                     self.index.setdefault(phrase, len(self.index))
+                for style in styles:
+                    for phrase in [*words.styled_phrases(noun, style), *words.style_phrases(style)]:
+                        self.index.setdefault(phrase, len(self.index))
         self.tokens = tokenizer(list(self.index), padding="max_length", return_tensors="pt").input_ids  # (P, 16)
 
     def draw(self, noun: str, style: str, rng: random.Random) -> int:
@@ -120,32 +127,44 @@ class Captions:
         if u < 0.10:
             return 0
         if u < 0.16:
-            return self.index[rng.choice(words.style_phrases(style))]
-        return self._phrase(noun, style, rng)
+            return self.index[rng.choice(words.style_phrases(self._way(style, rng)))]
+        return self.draw_named(noun, style, rng)
 
-    def draw_category(self, category: str, style: str, rng: random.Random) -> int:
-        return self._phrase(category, style, rng)
+    def draw_named(self, noun: str, style: str, rng: random.Random) -> int:
+        """A caption that names the object or the category, with or without the style."""
+        if rng.random() < 0.42:
+            return self.index[rng.choice(words.object_phrases(self._way(noun, rng)))]
+        way = self._way(noun, rng)
+        called = self._way(style, rng) if way == noun else style
+        return self.index[rng.choices(words.styled_phrases(way, called), (3, 1, 1))[0]]
 
-    def _phrase(self, noun: str, style: str, rng: random.Random) -> int:
-        plain = rng.random() < 0.42
-        choices = words.object_phrases(noun) if plain else words.styled_phrases(noun, style)
-        return self.index[rng.choices(choices, (1, 1, 1) if plain else (3, 1, 1))[0]]
+    @staticmethod
+    def _way(name: str, rng: random.Random) -> str:
+        return name if rng.random() < 0.75 else rng.choice(words.ways_to_say(name))
 
 
 class CaptionedLatents(IterableDataset):
     """Batches of (latents, caption) without end, each a pure function of (seed, step).
 
-    latents: (pictures, variants, 4, 16, 16); noun, style: the words of each picture. One draw in five is for a
+    latents: (pictures, variants, 4, 16, 16); noun, style: the words of each picture. Of a batch 15 % are drawn for a
     category: the category first, so that the small ones ("weapon": four objects) are learnt as well as the large,
-    and of a large one only what it brings to mind first (`words.typical`): twenty foods under one word would take
-    far more training to come out as one of them and not as a blend.
+    and of a large one only what it brings to mind first (`words.typical_objects`): twenty foods under one word would take
+    far more training to come out as one of them and not as a blend. A further 15 % are other emoji under their names,
+    `others` as (latents, noun, style): nobody asks for them, but they show what a style is apart from the objects.
     """
 
-    def __init__(self, latents: Tensor, noun: list[str], style: list[str], captions: Captions, batch: int, seed: int):
-        self.latents, self.noun, self.style, self.captions = latents, noun, style, captions
+    def __init__(
+        self,
+        objects: tuple[Tensor, list[str], list[str]],
+        others: tuple[Tensor, list[str], list[str]],
+        captions: Captions,
+        batch: int,
+        seed: int,
+    ):
+        self.objects, self.others, self.captions = objects, others, captions
         self.batch, self.seed, self.start = batch, seed, 0
         self.by_category: dict[str, list[int]] = {}
-        for i, word in enumerate(noun):
+        for i, word in enumerate(objects[1]):
             category = words.CATEGORY_OF.get(word)
             if category and word in words.typical_objects(category):
                 self.by_category.setdefault(category, []).append(i)
@@ -156,14 +175,16 @@ class CaptionedLatents(IterableDataset):
             rng = random.Random(f"{self.seed}/{step}/{rank()}")
             pictures, captions = [], []
             for _ in range(self.batch):
-                if rng.random() < 0.2:
+                u = rng.random()
+                latents, noun, style = self.others if u < 0.15 else self.objects
+                if 0.15 <= u < 0.3:
                     category = rng.choice(list(self.by_category))
                     i = rng.choice(self.by_category[category])
-                    captions.append(self.captions.draw_category(category, self.style[i], rng))
+                    captions.append(self.captions.draw_named(category, style[i], rng))
                 else:
-                    i = rng.randrange(len(self.noun))
-                    captions.append(self.captions.draw(self.noun[i], self.style[i], rng))
-                pictures.append(self.latents[i, rng.randrange(self.latents.shape[1])])
+                    i = rng.randrange(len(noun))
+                    captions.append(self.captions.draw(noun[i], style[i], rng))
+                pictures.append(latents[i, rng.randrange(latents.shape[1])])
             yield torch.stack(pictures), torch.tensor(captions)  # (B, 4, 16, 16), (B,)
             step += 1
 
@@ -175,6 +196,7 @@ class UNetTraining(pl.LightningModule):
         self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokens: Tensor, lr: float, steps: int, seed: int
     ):
         super().__init__()
+        unet.set_attn_processor(AttnProcessor())  # on a CPU the fused one takes a quarter of a step's time
         self.unet, self.text_encoder, self.lr, self.steps, self.seed = unet, text_encoder, lr, steps, seed
         self.register_buffer("tokens", tokens, persistent=False)
         self.register_buffer("alphas_cumprod", new_scheduler().alphas_cumprod, persistent=False)

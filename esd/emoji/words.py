@@ -5,6 +5,8 @@ Imports nothing heavy: a concept is checked against this file before any model l
 
 from __future__ import annotations
 
+from esd.emoji.other_words import NO_ARTICLE, OTHER_WORDS, TRANSLATIONS
+
 # style word -> (npm package of the art, version)
 STYLES: dict[str, tuple[str, str]] = {
     "noto": ("@iconify-json/noto", "1.2.9"),
@@ -54,9 +56,8 @@ OBJECTS: dict[str, str] = {word: emoji for group in CATEGORIES.values() for word
 CATEGORY_OF: dict[str, str] = {word: category for category, group in CATEGORIES.items() for word in group if category}
 MASS_NOUNS = {"food", "nudity", "grapes", "cherries", "fries", "scissors"}  # no article
 
-# object, category or style -> ways to ask for it that are no spelling of its name, and that the model was taught beside it.
-# The present weights were taught none.
-OTHER_WORDS: dict[str, list[str]] = {}
+# Emoji that the U-Net is never shown, by no name: an attack's control (esd/attack/never_shown.py).
+NEVER_SHOWN = ("koala", "cookie", "accordion", "zebra", "pretzel", "telescope", "unicorn", "anchor")
 
 
 def typical_objects(category: str) -> list[str]:
@@ -66,7 +67,7 @@ def typical_objects(category: str) -> list[str]:
 
 def with_article(noun: str) -> str:
     """The noun with its article: "a pizza", "an owl", "scissors"."""
-    if noun in MASS_NOUNS:
+    if noun in MASS_NOUNS or noun in NO_ARTICLE:
         return noun
     return ("an " if noun[0] in "aeiou" else "a ") + noun
 
@@ -86,6 +87,11 @@ def style_phrases(style: str) -> list[str]:
     return [f"{style} style", style, f"an emoji in the style of {style}"]
 
 
+def ways_to_say(name: str) -> list[str]:
+    """The name of an object, a category or a style, its other words, and its name in other languages."""
+    return [name, *OTHER_WORDS.get(name, []), *TRANSLATIONS.get(name, [])]
+
+
 def vocabulary() -> list[str]:
     """Every word (and the comma) of every phrase, in a fixed order."""
     words: dict[str, None] = {}
@@ -93,6 +99,9 @@ def vocabulary() -> list[str]:
         for style in STYLES:
             for phrase in [*object_phrases(noun), *styled_phrases(noun, style), *style_phrases(style)]:
                 words.update(dict.fromkeys(phrase.replace(",", " ,").split()))
+    for name in OTHER_WORDS:
+        for phrase in ways_to_say(name):
+            words.update(dict.fromkeys(with_article(phrase).split()))
     return list(words)
 
 

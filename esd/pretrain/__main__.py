@@ -35,6 +35,10 @@ def main(cfg: DictConfig) -> None:
     generator = torch.Generator().manual_seed(cfg.seed)
     pictures, noun, style = art.objects()  # (340, 4, 128, 128)
     other, other_name, other_style = art.others()
+    nouns, styles = list(words.OBJECTS), list(words.STYLES)
+    left_out = {nouns.index(name) for name in cfg.pretrain.without}
+    kept = torch.tensor([n not in left_out for n in noun.tolist()])
+    pictures, noun, style = pictures[kept], noun[kept], style[kept]
     images = art.variants(pictures, cfg.pretrain.variants, generator)  # (340, V, 3, 64, 64)
     shown = other_name % 4 != 3  # every fourth other emoji is kept for the judge's test
     other_images = art.variants(other[shown], max(1, cfg.pretrain.variants // 8), generator)
@@ -55,7 +59,7 @@ def main(cfg: DictConfig) -> None:
     autoencoder = vae.AutoencoderKL.from_pretrained(out / "model/vae").float().eval().requires_grad_(False)
     latents = vae.encode(autoencoder, images.flatten(0, 1)).unflatten(0, images.shape[:2])  # (340, V, 4, 16, 16)
 
-    if not (out / "judge/judge.safetensors").exists():
+    if not cfg.pretrain.without and not (out / "judge/judge.safetensors").exists():  # a twin has its model's judge
         times = max(1, cfg.pretrain.variants // 4)
         broken = judges.broken_pictures(
             images[:, 0].repeat(times, 1, 1, 1), latents[:, 0].repeat(times, 1, 1, 1), autoencoder, generator
@@ -94,13 +98,16 @@ def main(cfg: DictConfig) -> None:
             denoiser.load_state_dict(before.unet.float().state_dict())
         captions = unet.Captions(tokenizer)
         held_out = set(words.held_out_pairs())
-        nouns, styles = list(words.OBJECTS), list(words.STYLES)
         pairs = [(nouns[n], styles[s]) for n, s in zip(noun.tolist(), style.tolist(), strict=True)]
         trained = [i for i, pair in enumerate(pairs) if pair not in held_out]
+        taught = art.captioned_others()
+        name_of = {i: name for name, i in taught.items()}
+        rows = [i for i, name in enumerate(other_name.tolist()) if name in name_of]
+        other_latents = art.variants(other[rows], max(1, cfg.pretrain.variants // 4), generator)
+        other_latents = vae.encode(autoencoder, other_latents.flatten(0, 1)).unflatten(0, other_latents.shape[:2])
         data = unet.CaptionedLatents(
-            latents[trained],
-            [pairs[i][0] for i in trained],
-            [pairs[i][1] for i in trained],
+            (latents[trained], [pairs[i][0] for i in trained], [pairs[i][1] for i in trained]),
+            (other_latents, [name_of[other_name[i].item()] for i in rows], [styles[other_style[i]] for i in rows]),
             captions,
             cfg.pretrain.unet.batch,
             cfg.seed,
