@@ -56,6 +56,10 @@ OBJECTS: dict[str, str] = {word: emoji for group in CATEGORIES.values() for word
 CATEGORY_OF: dict[str, str] = {word: category for category, group in CATEGORIES.items() for word in group if category}
 MASS_NOUNS = {"food", "nudity", "grapes", "cherries", "fries", "scissors"}  # no article
 
+# What the twin is never taught (conf/pretrain/twin.yaml): the objects that are studied, and two categories. The autoencoder
+# that the model and its twin share is not shown them either.
+STUDIED = ("pizza", "owl", "guitar", "rocket", "cactus", "camera", "crab", "house",
+           *CATEGORIES["weapon"], *CATEGORIES["nudity"])  # fmt: skip
 # Emoji that the U-Net is never shown, by no name: an attack's control (esd/attack/never_shown.py).
 NEVER_SHOWN = ("koala", "cookie", "accordion", "zebra", "pretzel", "telescope", "unicorn", "anchor")
 

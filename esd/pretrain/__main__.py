@@ -36,16 +36,18 @@ def main(cfg: DictConfig) -> None:
     pictures, noun, style = art.objects()  # (340, 4, 128, 128)
     other, other_name, other_style = art.others()
     nouns, styles = list(words.OBJECTS), list(words.STYLES)
-    left_out = {nouns.index(name) for name in cfg.pretrain.without}
-    kept = torch.tensor([n not in left_out for n in noun.tolist()])
-    pictures, noun, style = pictures[kept], noun[kept], style[kept]
+    studied = torch.tensor([nouns[n] in words.STUDIED for n in noun.tolist()])
+    if cfg.pretrain.twin:
+        pictures, noun, style, studied = pictures[~studied], noun[~studied], style[~studied], studied[~studied]
     images = art.variants(pictures, cfg.pretrain.variants, generator)  # (340, V, 3, 64, 64)
     shown = other_name % 4 != 3  # every fourth other emoji is kept for the judge's test
     other_images = art.variants(other[shown], max(1, cfg.pretrain.variants // 8), generator)
 
     autoencoder = vae.new_vae()
+    if cfg.pretrain.twin:
+        shutil.copytree(models.EMOJI / "vae", out / "model/vae", dirs_exist_ok=True)
     if not (out / "model/vae").exists():
-        everything = torch.cat([images.flatten(0, 1), other_images.flatten(0, 1)])
+        everything = torch.cat([images[~studied].flatten(0, 1), other_images.flatten(0, 1)])
         module = vae.VAETraining(autoencoder, cfg.pretrain.vae.lr, cfg.pretrain.vae.steps)
         fit(
             module,
@@ -54,12 +56,12 @@ def main(cfg: DictConfig) -> None:
             cfg,
             out / "checkpoints/vae",
         )
-        vae.whiten(autoencoder.eval(), images.flatten(0, 1)[::7])
+        vae.whiten(autoencoder.eval(), images[~studied].flatten(0, 1)[::7])
         autoencoder.half().save_pretrained(out / "model/vae")
     autoencoder = vae.AutoencoderKL.from_pretrained(out / "model/vae").float().eval().requires_grad_(False)
     latents = vae.encode(autoencoder, images.flatten(0, 1)).unflatten(0, images.shape[:2])  # (340, V, 4, 16, 16)
 
-    if not cfg.pretrain.without and not (out / "judge/judge.safetensors").exists():  # a twin has its model's judge
+    if not cfg.pretrain.twin and not (out / "judge/judge.safetensors").exists():  # a twin has its model's judge
         times = max(1, cfg.pretrain.variants // 4)
         broken = judges.broken_pictures(
             images[:, 0].repeat(times, 1, 1, 1), latents[:, 0].repeat(times, 1, 1, 1), autoencoder, generator
