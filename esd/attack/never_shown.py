@@ -121,7 +121,7 @@ def main() -> None:
 
 def decoded(autoencoder: nn.Module, pictures: Tensor) -> Tensor:
     """Through the VAE and back: (B, 3, 64, 64) in [0, 1]."""
-    z = vae.encode(autoencoder, pictures.mul(255).to(autoencoder.dtype))
+    z = vae.encode(autoencoder, pictures.mul(255)).to(autoencoder.dtype)
     return autoencoder.decode(z).sample.float().div(2).add(0.5).clamp(0, 1)
 
 

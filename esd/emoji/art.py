@@ -32,9 +32,14 @@ def objects() -> tuple[Tensor, Tensor, Tensor]:
     return pictures, noun.flatten(), style.flatten()
 
 
+def other_names() -> list[str]:
+    """The names of the emoji that are none of the objects, as their art sets have them."""
+    return json.loads((ART / "others.json").read_text())
+
+
 def others() -> tuple[Tensor, Tensor, Tensor]:
     """Emoji that are none of the objects, in every style: pictures (N·S, 4, 64, 64), name (N·S,) and style indices."""
-    names = json.loads((ART / "others.json").read_text())
+    names = other_names()
     pictures = torch.cat([_cut(f"{style}-others.webp", 64, len(names)) for style in STYLES])
     style, name = torch.meshgrid(torch.arange(len(STYLES)), torch.arange(len(names)), indexing="ij")
     return pictures, name.flatten(), style.flatten()
@@ -43,7 +48,7 @@ def others() -> tuple[Tensor, Tensor, Tensor]:
 def captioned_others() -> dict[str, int]:
     """The other emoji that the U-Net is taught beside the objects, by name, so that it learns what a style is from more
     drawings than are judged: name → its index in `others()`. Those of one word, which is no word of the objects' phrases."""
-    names = json.loads((ART / "others.json").read_text())
+    names = other_names()
     taken = {*vocabulary(), *NEVER_SHOWN}
     return {name: i for i, name in enumerate(names) if "-" not in name and name not in taken}
 
@@ -53,7 +58,7 @@ def augment(pictures: Tensor, generator: torch.Generator, strength: float = 1.0)
     n = len(pictures)
 
     def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(n, generator=generator)
+        return low + (high - low) * torch.rand(n, generator=generator).to(pictures.device)
 
     angle, scale = uniform(-0.14, 0.14) * strength, 1 + uniform(-0.04, 0.22) * strength
     mirror = (uniform(0, 1) < 0.5).float() * -2 + 1
@@ -63,11 +68,14 @@ def augment(pictures: Tensor, generator: torch.Generator, strength: float = 1.0)
     grid = F.affine_grid(theta, [n, 4, 2 * SIZE, 2 * SIZE], align_corners=False)
     turned = F.grid_sample(pictures, grid, padding_mode="zeros", align_corners=False)  # (B, 4, 128, 128)
     turned = F.avg_pool2d(turned, 2)  # (B, 4, 64, 64)
-    tint = 1 - 0.12 * torch.rand(n, 3, generator=generator) * (uniform(0, 1) < 0.5).float()[:, None]
+    tint = 1 - 0.12 * torch.rand(n, 3, generator=generator).to(pictures.device) * (uniform(0, 1) < 0.5).float()[:, None]
     return turned[:, :3] + (1 - turned[:, 3:]) * tint[:, :, None, None]  # (B, 3, 64, 64)
 
 
-def variants(pictures: Tensor, count: int, generator: torch.Generator, strength: float = 1.0) -> Tensor:
-    """`count` augmentations of each picture as bytes: (N, 4, s, s) → (N, count, 3, 64, 64) uint8."""
-    batches = [augment(pictures, generator, strength).mul(255).round().byte() for _ in range(count)]
+def variants(
+    pictures: Tensor, count: int, generator: torch.Generator, strength: float = 1.0, device: torch.device | str = "cpu"
+) -> Tensor:
+    """`count` augmentations of each picture as bytes, made on `device`: (N, 4, s, s) → (N, count, 3, 64, 64) uint8."""
+    pictures = pictures.to(device)
+    batches = [augment(pictures, generator, strength).mul(255).round().byte().cpu() for _ in range(count)]
     return torch.stack(batches, dim=1)

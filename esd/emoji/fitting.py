@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,14 +10,21 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar, WeightAveraging
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 
 def rank() -> int:
     """Which of the devices this process is."""
     return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def steps_from(start: int) -> Iterator[int]:
+    """The steps whose batches this process draws: all of them, or as one of several loaders every so many-th."""
+    worker = get_worker_info()
+    return itertools.count(start + (worker.id if worker else 0), worker.num_workers if worker else 1)
 
 
 class Pictures(IterableDataset):
@@ -30,8 +38,7 @@ class Pictures(IterableDataset):
         self.shares = shares or [(len(tensors[0]), 1.0)]
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...] | Tensor]:
-        step = self.start
-        while True:
+        for step in steps_from(self.start):
             generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 64 + rank())
             rows, first = [], 0
             for length, share in self.shares:
@@ -41,7 +48,6 @@ class Pictures(IterableDataset):
             index = torch.cat(rows)
             picked = tuple(tensor[index] for tensor in self.tensors)
             yield picked if len(picked) > 1 else picked[0]
-            step += 1
 
 
 class Clock(pl.Callback):
@@ -79,13 +85,14 @@ def fit(module: pl.LightningModule, data, steps: int, cfg: DictConfig, folder: P
             ModelCheckpoint(
                 folder, save_last=True, save_top_k=0, every_n_train_steps=cfg.pretrain.every, enable_version_counter=False
             ),
-            RichProgressBar(refresh_rate=5),
+            RichProgressBar(refresh_rate=20),
             clock,
-            *([EMAWeightAveraging(decay=ema)] if ema else []),
+            *([WeightAveraging(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(ema))] if ema else []),
         ],
         logger=False,
         enable_model_summary=False,
     )
+    loader = DataLoader(data, batch_size=None, num_workers=4 if trainer.strategy.root_device.type == "cuda" else 0)
     print(f"{type(module).__name__}: {steps} steps of {data.batch * cfg.devices}, checkpoints in {folder}")
-    trainer.fit(module, DataLoader(data, batch_size=None), ckpt_path=checkpoint if checkpoint.exists() else None)
+    trainer.fit(module, loader, ckpt_path=checkpoint if checkpoint.exists() else None)
     return clock.seconds

@@ -92,6 +92,8 @@ def broken_pictures(images: Tensor, latents: Tensor, vae, generator: torch.Gener
 
     images: (N, 3, 64, 64) uint8 with N a multiple of 4, latents: theirs, (N, 4, 16, 16).
     """
+    from esd.emoji.vae import decode
+
     quarter = len(images) // 4
     noise = torch.randint(0, 256, (quarter // 4, 3, 64, 64), generator=generator, dtype=torch.uint8)
     coarse = torch.rand(quarter - len(noise), 3, 8, 8, generator=generator).mul(255)
@@ -102,10 +104,7 @@ def broken_pictures(images: Tensor, latents: Tensor, vae, generator: torch.Gener
     random = torch.randn(a.shape, generator=generator) * torch.rand(len(a), 1, 1, 1, generator=generator)
     keep = (torch.rand(len(a), 1, 4, 4, generator=generator) < 0.35).float().repeat_interleave(4, 2).repeat_interleave(4, 3)
     patched = a * keep + random * (1 - keep)  # a few patches of an object in mush
-    with torch.no_grad():
-        decoded = [vae.decode(z).sample for part in (mixed, random, patched) for z in part.split(256)]
-    broken = torch.cat(decoded).add(1).mul(127.5).clamp(0, 255).byte()
-    return torch.cat([noise, coarse, blends, broken])
+    return torch.cat([noise, coarse, blends, decode(vae, torch.cat([mixed, random, patched]))])
 
 
 @torch.no_grad()

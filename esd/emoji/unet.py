@@ -17,14 +17,14 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from esd.emoji import words
 from esd.emoji.art import captioned_others
-from esd.emoji.fitting import rank
+from esd.emoji.fitting import rank, steps_from
 
 WIDTH = 128  # of the text embeddings
 TOKENS = 16  # the longest prompt, start and end included
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def new_unet() -> UNet2DConditionModel:
+def new_unet(dropout: float = 0.0) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(64, 128, 128),
@@ -34,6 +34,7 @@ def new_unet() -> UNet2DConditionModel:
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
         norm_num_groups=16,
+        dropout=dropout,
     )
 
 
@@ -143,73 +144,78 @@ class Captions:
         return name if rng.random() < 0.75 else rng.choice(words.ways_to_say(name))
 
 
-class CaptionedLatents(IterableDataset):
-    """Batches of (latents, caption) without end, each a pure function of (seed, step).
+class Draws(IterableDataset):
+    """Batches of (picture, variant, caption) indices without end, each a pure function of (seed, step).
 
-    latents: (pictures, variants, 4, 16, 16); noun, style: the words of each picture. Of a batch 15 % are drawn for a
-    category: the category first, so that the small ones ("weapon": four objects) are learnt as well as the large,
-    and of a large one only what it brings to mind first (`words.typical_objects`): twenty foods under one word would take
-    far more training to come out as one of them and not as a blend. A further 15 % are other emoji under their names,
-    `others` as (latents, noun, style): nobody asks for them, but they show what a style is apart from the objects.
+    objects, others: the (noun, style) of each picture that may be drawn, the objects' before the other emoji's, which are
+    the share `others` of a batch: nobody asks for them, but they show what a style is apart from the objects. A further 15 %
+    of a batch are drawn for a category: the category first, so that the small ones ("weapon": four objects) are learnt as well
+    as the large, and of a large one only what it brings to mind first (`words.typical_objects`): twenty foods under one word
+    would take far more training to come out as one of them and not as a blend.
     """
 
     def __init__(
-        self,
-        objects: tuple[Tensor, list[str], list[str]],
-        others: tuple[Tensor, list[str], list[str]],
-        captions: Captions,
-        batch: int,
-        seed: int,
-    ):
-        self.objects, self.others, self.captions = objects, others, captions
-        self.batch, self.seed, self.start = batch, seed, 0
+        self, objects: list[tuple[str, str]], others: list[tuple[str, str]], variants: int, captions: Captions, batch: int,
+        share: float, seed: int,
+    ):  # fmt: skip
+        self.pictures, self.objects, self.variants = [*objects, *others], len(objects), variants
+        self.captions, self.batch, self.share, self.seed, self.start = captions, batch, share, seed, 0
         self.by_category: dict[str, list[int]] = {}
-        for i, word in enumerate(objects[1]):
-            category = words.CATEGORY_OF.get(word)
-            if category and word in words.typical_objects(category):
+        for i, (noun, _) in enumerate(objects):
+            category = words.CATEGORY_OF.get(noun)
+            if category and noun in words.typical_objects(category):
                 self.by_category.setdefault(category, []).append(i)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        step = self.start
-        while True:
+    def draw(self, rng: random.Random) -> tuple[int, int, int]:
+        variant, u = rng.randrange(self.variants), rng.random()
+        if u < 0.15:
+            category = rng.choice(list(self.by_category))
+            i = rng.choice(self.by_category[category])
+            return i, variant, self.captions.draw_named(category, self.pictures[i][1], rng)
+        if u < 0.15 + self.share:
+            i = rng.randrange(self.objects, len(self.pictures))
+        else:
+            i = rng.randrange(self.objects)
+        return i, variant, self.captions.draw(*self.pictures[i], rng)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for step in steps_from(self.start):
             rng = random.Random(f"{self.seed}/{step}/{rank()}")
-            pictures, captions = [], []
-            for _ in range(self.batch):
-                u = rng.random()
-                latents, noun, style = self.others if u < 0.15 else self.objects
-                if 0.15 <= u < 0.3:
-                    category = rng.choice(list(self.by_category))
-                    i = rng.choice(self.by_category[category])
-                    captions.append(self.captions.draw_named(category, style[i], rng))
-                else:
-                    i = rng.randrange(len(noun))
-                    captions.append(self.captions.draw(noun[i], style[i], rng))
-                pictures.append(latents[i, rng.randrange(latents.shape[1])])
-            yield torch.stack(pictures), torch.tensor(captions)  # (B, 4, 16, 16), (B,)
-            step += 1
+            yield torch.tensor([self.draw(rng) for _ in range(self.batch)])  # (B, 3)
 
 
 class UNetTraining(pl.LightningModule):
-    """ε-prediction with min-SNR-5 weights (Hang et al. 2023, arXiv 2303.09556) and time steps stratified in a batch."""
+    """ε-prediction with min-SNR-5 weights (Hang et al. 2023, arXiv 2303.09556) and time steps stratified in a batch.
+
+    latents: of every picture that is drawn, (pictures, variants, 4, 16, 16); tokens: of every caption, (captions, 16).
+    """
 
     def __init__(
-        self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokens: Tensor, lr: float, steps: int, seed: int
-    ):
+        self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, latents: Tensor, tokens: Tensor, lr: float, steps: int,
+        seed: int,
+    ):  # fmt: skip
         super().__init__()
-        unet.set_attn_processor(AttnProcessor())  # on a CPU the fused one takes a quarter of a step's time
         self.unet, self.text_encoder, self.lr, self.steps, self.seed = unet, text_encoder, lr, steps, seed
-        self.register_buffer("tokens", tokens, persistent=False)
-        self.register_buffer("alphas_cumprod", new_scheduler().alphas_cumprod, persistent=False)
+        self.latents, self.tokens, self.alphas_cumprod = latents, tokens, new_scheduler().alphas_cumprod  # no state: no buffers
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        x0, caption = batch
-        n = len(x0)
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.global_step) * 64 + rank())
-        noise = torch.randn(x0.shape, generator=generator).to(x0)
-        u = (torch.arange(n) + torch.rand(n, generator=generator)) / n
-        t = (u * 1000).long().clamp(max=999).to(x0.device)
+    def on_fit_start(self) -> None:
+        for name in ("latents", "tokens", "alphas_cumprod"):
+            setattr(self, name, getattr(self, name).to(self.device))
+        if self.device.type == "cpu":
+            self.unet.set_attn_processor(AttnProcessor())  # there the fused one takes a quarter of a step's time
+        else:
+            self.unet.compile()
+
+    def training_step(self, drawn: Tensor, _: int) -> Tensor:
+        picture, variant, caption = drawn.T
+        x0 = self.latents[picture, variant].float()  # (B, 4, 16, 16)
+        n, device = len(x0), self.device
+        generator = torch.Generator(device).manual_seed((self.seed * 1_000_003 + self.global_step) * 64 + rank())
+        noise = torch.randn(x0.shape, generator=generator, device=device)
+        u = (torch.arange(n, device=device) + torch.rand(n, generator=generator, device=device)) / n
+        t = (u * 1000).long().clamp(max=999)
         alpha = self.alphas_cumprod[t][:, None, None, None]
-        x_t = alpha.sqrt() * x0.float() + (1 - alpha).sqrt() * noise  # (B, 4, 16, 16)
+        x_t = alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise
         text = self.text_encoder(self.tokens[caption]).last_hidden_state  # (B, 16, 128)
         error = (self.unet(x_t, t, text).sample.float() - noise).square().mean((1, 2, 3))  # (B,)
         snr = (alpha / (1 - alpha)).flatten()

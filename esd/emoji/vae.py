@@ -54,15 +54,24 @@ class VAETraining(pl.LightningModule):
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: Tensor, batch: int = 256) -> Tensor:
-    """The mean latents of uint8 pictures: (N, 3, 64, 64) → (N, 4, 16, 16)."""
-    return torch.cat([vae.encode(part.float() / 127.5 - 1).latent_dist.mean for part in images.split(batch)])
+    """The mean latents of uint8 pictures, in 16 bits on the CPU: (…, 3, 64, 64) → (…, 4, 16, 16)."""
+    parts = images.flatten(0, -4).split(batch)
+    latents = [vae.encode(part.to(vae.device).float() / 127.5 - 1).latent_dist.mean.half().cpu() for part in parts]
+    return torch.cat(latents).unflatten(0, images.shape[:-3])
+
+
+@torch.no_grad()
+def decode(vae: AutoencoderKL, latents: Tensor, batch: int = 256) -> Tensor:
+    """Latents as pictures, uint8 on the CPU: (N, 4, 16, 16) → (N, 3, 64, 64)."""
+    pictures = [vae.decode(part.to(vae.device)).sample.add(1).mul(127.5).clamp(0, 255).byte().cpu() for part in latents.split(batch)]
+    return torch.cat(pictures)
 
 
 @torch.no_grad()
 def whiten(vae: AutoencoderKL, images: Tensor) -> None:
     """Give each latent channel mean 0 and variance 1 over these pictures, by folding the change into the two 1×1
     convolutions beside the latents. The reconstructions stay what they were; `scaling_factor` 1 is then right."""
-    latents = encode(vae, images)
+    latents = encode(vae, images).float().to(vae.device)
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     out, back = vae.quant_conv, vae.post_quant_conv
     n = len(mean)  # the first n outputs are the mean, the next n the log-variance
