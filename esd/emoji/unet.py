@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ TOKENS = 16  # the longest prompt, start and end included
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def new_unet(dropout: float = 0.0) -> UNet2DConditionModel:
+def new_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(64, 128, 128),
@@ -34,7 +35,6 @@ def new_unet(dropout: float = 0.0) -> UNet2DConditionModel:
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
         norm_num_groups=16,
-        dropout=dropout,
     )
 
 
@@ -226,5 +226,10 @@ class UNetTraining(pl.LightningModule):
     def configure_optimizers(self):
         parameters = [*self.unet.parameters(), *self.text_encoder.parameters()]
         optimizer = torch.optim.AdamW(parameters, self.lr, weight_decay=1e-3)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, self.steps, pct_start=0.03)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.warm_up_and_cosine)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def warm_up_and_cosine(self, step: int) -> float:
+        """The learning rate's factor: up in a straight line over 100 steps, then half a cosine down to nothing."""
+        left = max(0, step - 100) / max(1, self.steps - 100)
+        return min(1.0, (step + 1) / 100) * (1 + math.cos(math.pi * min(1.0, left))) / 2

@@ -63,7 +63,9 @@ def encode(vae: AutoencoderKL, images: Tensor, batch: int = 256) -> Tensor:
 @torch.no_grad()
 def decode(vae: AutoencoderKL, latents: Tensor, batch: int = 256) -> Tensor:
     """Latents as pictures, uint8 on the CPU: (N, 4, 16, 16) → (N, 3, 64, 64)."""
-    pictures = [vae.decode(part.to(vae.device)).sample.add(1).mul(127.5).clamp(0, 255).byte().cpu() for part in latents.split(batch)]
+    pictures = [
+        vae.decode(part.to(vae.device)).sample.add(1).mul(127.5).clamp(0, 255).byte().cpu() for part in latents.split(batch)
+    ]
     return torch.cat(pictures)
 
 

@@ -65,7 +65,10 @@ def make_judge(
     if (out / "judge/judge.safetensors").exists():
         return
     nouns, styles, names = list(words.OBJECTS), list(words.STYLES), art.other_names()
-    noun, style = torch.tensor([nouns.index(it) for it in objects.noun]), torch.tensor([styles.index(it) for it in objects.style])
+    noun, style = (
+        torch.tensor([nouns.index(it) for it in objects.noun]),
+        torch.tensor([styles.index(it) for it in objects.style]),
+    )
     times = max(1, cfg.pretrain.variants // 4)
     mixed = objects.images[:, 0].repeat(times, 1, 1, 1), latents[:, 0].float().repeat(times, 1, 1, 1)
     broken = judges.broken_pictures(*mixed, autoencoder, generator)
@@ -103,7 +106,7 @@ def make_unet(
 ) -> float:
     """From the captioned latents of the pairs that are not held out and of the other emoji. Returns the training's seconds."""
     tokenizer = unet.new_tokenizer(out / "tokenizer")
-    text_encoder, denoiser = unet.new_text_encoder(tokenizer), unet.new_unet(cfg.pretrain.unet.dropout)
+    text_encoder, denoiser = unet.new_text_encoder(tokenizer), unet.new_unet()
     if cfg.init:  # go on from a finished model, with a new schedule
         before = StableDiffusionPipeline.from_pretrained(cfg.init)
         if before.tokenizer.get_vocab() != tokenizer.get_vocab():
