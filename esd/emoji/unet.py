@@ -123,11 +123,11 @@ class Captions:
         self.tokens = tokenizer(list(self.index), padding="max_length", return_tensors="pt").input_ids  # (P, 16)
 
     def draw(self, noun: str, style: str, rng: random.Random) -> int:
-        """An object's caption: one in ten is dropped (for guidance), one in seventeen names the style alone."""
+        """An object's caption: one in ten is dropped (for guidance), one in eight names the style alone."""
         u = rng.random()
         if u < 0.10:
             return 0
-        if u < 0.16:
+        if u < 0.22:
             return self.index[rng.choice(words.style_phrases(self._way(style, rng)))]
         return self.draw_named(noun, style, rng)
 
@@ -172,10 +172,7 @@ class Draws(IterableDataset):
             category = rng.choice(list(self.by_category))
             i = rng.choice(self.by_category[category])
             return i, variant, self.captions.draw_named(category, self.pictures[i][1], rng)
-        if u < 0.15 + self.share:
-            i = rng.randrange(self.objects, len(self.pictures))
-        else:
-            i = rng.randrange(self.objects)
+        i = rng.randrange(self.objects, len(self.pictures)) if u < 0.15 + self.share else rng.randrange(self.objects)
         return i, variant, self.captions.draw(*self.pictures[i], rng)
 
     def __iter__(self) -> Iterator[Tensor]:

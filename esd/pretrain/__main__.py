@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -61,10 +62,12 @@ def main(cfg: DictConfig) -> None:
             "settings": OmegaConf.to_container(settings, resolve=True),
             "seed": cfg.seed,
             "precision": cfg.precision,
-            "seconds of the U-Net's training": round(seconds, 1),
+            "seconds": seconds,
             "machine": machine(),
             "commit": code_of([])["commit"],
         }
+        if cfg.init and (before := Path(cfg.init, "record.json")).is_file():
+            record["init"] = json.loads(before.read_text(encoding="utf-8"))
         write_json(out / "model/record.json", record)
     print(f"the model is in {out / 'model'}, the judge in {out / 'judge'}")
 

@@ -103,8 +103,8 @@ def make_judge(
 
 def make_unet(
     objects: Drawings, others: Drawings, latents: tuple[Tensor, Tensor], autoencoder: AutoencoderKL, cfg: DictConfig, out: Path
-) -> float:
-    """From the captioned latents of the pairs that are not held out and of the other emoji. Returns the training's seconds."""
+) -> dict[str, float]:
+    """From the captioned latents of the pairs that are not held out and of the other emoji. Returns each part's seconds."""
     tokenizer = unet.new_tokenizer(out / "tokenizer")
     text_encoder, denoiser = unet.new_text_encoder(tokenizer), unet.new_unet()
     if cfg.init:  # go on from a finished model, with a new schedule
@@ -113,13 +113,14 @@ def make_unet(
             raise UserError(f"init={cfg.init}: its tokenizer knows other words than today's esd/emoji/words.py")
         text_encoder.load_state_dict(before.text_encoder.float().state_dict())
         denoiser.load_state_dict(before.unet.float().state_dict())
-    captions, settings = unet.Captions(tokenizer), cfg.pretrain.unet
+    captions, seconds = unet.Captions(tokenizer), {}
     pairs = [list(zip(of.noun, of.style, strict=True)) for of in (objects, others)]
-    data = unet.Draws(*pairs, latents[0].shape[1], captions, settings.batch, settings.others, cfg.seed)
-    module = unet.UNetTraining(
-        denoiser, text_encoder, torch.cat(latents), captions.tokens, settings.lr, settings.steps, cfg.seed
-    )
-    seconds = fit(module, data, settings.steps, cfg, out / "checkpoints/unet", ema=settings.ema)
+    for part in ("unet", "finish"):  # on all alike, then on what is asked for
+        phase = cfg.pretrain[part]
+        data = unet.Draws(*pairs, latents[0].shape[1], captions, phase.batch, phase.others, cfg.seed)
+        module = unet.UNetTraining(denoiser, text_encoder, torch.cat(latents), captions.tokens, phase.lr, phase.steps, cfg.seed)
+        if phase.steps:
+            seconds[part] = round(fit(module, data, phase.steps, cfg, out / "checkpoints" / part, ema=phase.ema), 1)
     denoiser.set_default_attn_processor()
     pipeline = StableDiffusionPipeline(
         autoencoder.cpu(), text_encoder.cpu().eval(), tokenizer, denoiser.cpu().eval(), unet.new_scheduler(), None, None,
