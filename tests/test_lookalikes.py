@@ -69,7 +69,7 @@ def test_the_embedded_models_table_is_of_the_weights_that_ship():
     for vectors in (portraits(model, load_judge(), nouns, 2), read(model, nouns)):
         shown = torch.nn.functional.normalize(vectors)
         assert shown[0] @ shown[1] > shown[0] @ shown[2]
-    assert near["axe"]["hammer"] > near["axe"]["pizza"] and {"fox", "dog"} <= set(list(near["cat"])[:3])
+    assert near["axe"]["hammer"] > near["axe"]["pizza"] and {"fox", "owl"} <= set(list(near["cat"])[:3])
 
 
 def test_the_look_alikes_of_what_is_erased():
@@ -83,7 +83,7 @@ def test_the_look_alikes_of_what_is_erased():
     assert set(emoji.lookalikes(["weapon"])).isdisjoint(words.CATEGORIES["weapon"]) and len(emoji.lookalikes(["weapon"])) == 3
     assert emoji.lookalikes(["a cat in the style of noto"])[0] == "cat", "the cat of the other styles is nearest of all"
     far = emoji.far_off(["cat"])
-    assert len(far) == len(words.OBJECTS) - 4 and far[0] == list(table.nearness()["cat"])[-1]
+    assert len(far) == len(words.OBJECTS) - 4 and table.nearness()["cat"][far[0]] == min(table.nearness()["cat"].values())
 
 
 def test_a_concept_is_asked_for_in_other_words():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from esd.bench.loop import mixed
 from esd.command.entry import ArgumentParser
 from esd.models.quiet import silence_libraries
 from esd.protocols.emoji import Row, draw, measure_pictures
@@ -92,7 +93,8 @@ def main() -> None:
     console.print(f"{len(rows)} pictures, to {options.out}")
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("Drawing", total=len(rows))
-        pictures = draw(model, model.denoiser, rows, lambda n: progress.advance(task, n))
+        with mixed():
+            pictures = draw(model, model.denoiser, rows, lambda n: progress.advance(task, n))
     found = counts(rows, pictures)
     columns, cells = ["asked for", "right", "95 % interval", "we ask"], []
     for name, value in found.items():

@@ -20,9 +20,9 @@ from esd.protocols.base_pictures import BasePictures, made_with
 from esd.sample.sampling import sample
 
 # 2: every picture from a noise of its own. 3: look-alikes apart; a noise is a function of protocol, prompt and number alone.
-# 4: drawn by a solver of second order. 5: in other words too.
+# 4: drawn by a solver of second order. 5: in other words too, at guidance 4.
 NAME, VERSION = "emoji", 5
-STEPS, SAMPLER, GUIDANCE = 10, "dpm", 3.0  # conf/model/emoji.yaml has the first two for python -m esd.evaluate
+STEPS, SAMPLER, GUIDANCE = 10, "dpm", 4.0  # conf/model/emoji.yaml has them for the other commands
 LOOKALIKES = 3  # of each concept
 SHORT = {"pictures": 24, "lookalike": 8, "kept": 1}  # what a run's end asks for; conf/protocol/emoji.yaml: the long form
 GROUPS = {

@@ -72,7 +72,11 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
         task = bar.add_task("Rolling out", visible=False)
         erasure.begin(lambda n, total: bar.update(task, advance=n, total=total, visible=True))
     checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoint_minutes, signals, record)
-    look = {"steps": grid_steps(cfg), "sampler": cfg.model.get("picture_sampler", "own"), "guidance": cfg.guidance}
+    look = {
+        "steps": grid_steps(cfg),
+        "sampler": cfg.model.get("picture_sampler", "own"),
+        "guidance": cfg.model.get("picture_guidance", cfg.guidance),
+    }
     given = getattr(options.trajectories, "given", None)  # beside the pictures of what is erased, which stand first
     given = None if given is None else given[: cfg.grid - cfg.grid // 2]
     grids = BeforeAfterGrids(folder, shown, cfg.grid_every, look, console, given)
