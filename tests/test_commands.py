@@ -28,7 +28,7 @@ def test_a_run_leaves_what_is_promised(esd):
     assert float(list(csv.DictReader((folder / "metrics.csv").open()))[-1]["erased/seen"]) <= 1  # what a report draws from
     assert len(list((folder / "checkpoints").iterdir())) == 2
     record = read_edit(folder).record
-    assert record["concept"] == ["nudity"] and record["eta"] == 1.0 and record["layers"] == "esd-x" and record["steps"] == 2
+    assert record["concept"] == ["nudity"] and record["eta"] == 1.0 and record["layers"] == "kv" and record["steps"] == 2
     assert len(record["base_hash"]) == 64 and record["versions"]["torch"]
     metrics = json.loads((folder / "metrics.json").read_text())
     assert (

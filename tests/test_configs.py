@@ -25,7 +25,7 @@ def composed(*overrides):
 def test_how_many_options_there_are():
     counts = {group: len(options) for group, options in GROUPS.items()}
     assert counts == {
-        "model": 8, "layers": 11, "trajectories": 4, "trainer": 3, "logger": 3, "optimizer": 3, "schedule": 2, "experiment": 14,
+        "model": 8, "layers": 12, "trajectories": 4, "trainer": 3, "logger": 3, "optimizer": 3, "schedule": 2, "experiment": 13,
     }  # fmt: skip
 
 
@@ -37,7 +37,8 @@ def test_every_option_composes_and_passes_the_check(group, option, tmp_path):
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     check_train_options(cfg)
     if group in ("layers", "trajectories", "model", "logger"):
-        assert cfg[group].name == ("emoji" if option == "emoji-twin" else option)  # it has the other's words and judge
+        named = {"emoji-twin": "emoji", "default": "kv"} if group in ("model", "layers") else {}
+        assert cfg[group].name == named.get(option, option)  # the twin has the model's words and judge
 
 
 @pytest.mark.parametrize(("group", "command"), OTHERS.items())
@@ -61,10 +62,22 @@ def test_optimisers_and_schedules_are_torchs(optimizer, schedule):
 
 def test_a_models_defaults_give_way_to_the_command_line():
     assert composed("model=sd14").lr == 1e-5 and composed("lr=3").lr == 3
-    assert composed().lr == composed("layers=esd-x-strict").lr == 2e-4 and composed("model=sd14", "layers=esd-u").lr == 1e-5
+    assert composed("layers=esd-x").lr == composed("layers=esd-x-strict").lr == 2e-4
+    assert composed().lr == 4e-3 and composed("model=sd14", "layers=esd-u").lr == 1e-5
     assert composed("layers=esd-u").lr == composed("experiment=sweep", "layers=esd-u").lr == 1e-4  # in a plain sweep, too
     assert composed("layers=esd-u", "lr=3").lr == composed("layers=esd-u", "model.lr=3").lr == 3
     assert composed("model=sd14").batch == 1 and composed("model=sd14", "steps=7").steps == 7
+
+
+def test_the_default_layers_are_the_models_but_for_what_they_were_not_tried_with():
+    def chosen(*overrides):
+        cfg = composed(*overrides)
+        return cfg.layers.name, cfg.spare
+
+    assert chosen() == chosen("model=emoji-twin") == ("kv", 0.06) and chosen("spare=0") == ("kv", 0)
+    assert chosen("model=sd14") == chosen("lora.rank=4") == chosen("erase_from=a dog") == ("esd-x", 0)
+    assert chosen("layers=esd-u") == ("esd-u", 0) and chosen("layers=kv", "lora.rank=4") == ("kv", 0)
+    assert chosen("experiment=emoji/style") == ("esd-x", 0) and chosen("experiment=paper/nudity") == ("noxattn", 0)
 
 
 def test_auto_preserves_what_is_shipped_but_for_what_shares_a_word_with_the_concept():

@@ -90,7 +90,7 @@ def test_every_key_of_every_panel_is_logged(definition, logged):
 
 def test_a_run_is_tagged_and_its_curves_run_over_the_steps(definition, logged):
     step = "trainer/global_step"  # W&B's own step counts what was logged
-    assert logged["tags"] == {"cat", "dog", "esd-x"}
+    assert logged["tags"] == {"cat", "dog", "kv"}
     assert logged["defined"] == {step: ("",), "*": (step,)} and step in logged["history"]
     assert {config["xAxis"] for kind, config in panels(definition) if kind == "Run History Line Plot"} == {step}
 

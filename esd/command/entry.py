@@ -49,10 +49,22 @@ def free_determinism() -> str | bool:
     return free_determinism()
 
 
+def default_layers(models: str, rank: int | None, erase_from: object) -> str:
+    """The rule of layers=default: the model's, but for what its rate and its sparing were not made for."""
+    return "esd-x" if rank is not None or erase_from else models
+
+
+def default_spare(models: dict | None, layers: str, rank: int | None) -> float:
+    """What spare is unless it is given: what suits these layers of the model."""
+    return 0.0 if rank is not None else (models or {}).get(layers, 0.0)
+
+
 OmegaConf.register_new_resolver("free_determinism", free_determinism, replace=True)
 OmegaConf.register_new_resolver("fast_precision", fast_precision, replace=True)
 OmegaConf.register_new_resolver("slug", slug, replace=True)
 OmegaConf.register_new_resolver("new_folder", new_folder, replace=True)
+OmegaConf.register_new_resolver("default_layers", default_layers, replace=True)
+OmegaConf.register_new_resolver("default_spare", default_spare, replace=True)
 OmegaConf.register_new_resolver("package_folder", lambda name: str(PACKAGE / name), replace=True)
 OmegaConf.register_new_resolver("clock", lambda pattern: _START.strftime(pattern), replace=True)
 _START = datetime.now()

@@ -59,7 +59,7 @@ class LayerRule:
 def shipped_rule(name: str) -> LayerRule:
     """The rule of conf/layers/ with this name. Raises UserError where there is none."""
     file = CONF / "layers" / f"{name}.yaml"
-    known = sorted(path.stem for path in file.parent.glob("*.yaml"))
+    known = sorted({path.stem for path in file.parent.glob("*.yaml")} - {"default"})  # which a model's configuration resolves
     if name not in known:
         raise UserError(f"layers={name} is unknown: {', '.join(known)}, or a LayerRule")
     options = yaml.safe_load(file.read_text(encoding="utf-8"))

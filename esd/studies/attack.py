@@ -1,6 +1,6 @@
 """python -m esd.studies attack: what attacks bring back of erased objects, beside what they teach a model that never knew.
 
-Erases each object by ESD-x, by its keys and values alone with its neighbours spared (experiment=emoji/spare), and by ESD-u
+Erases each object by ESD-x, by the defaults (its keys and values alone, its neighbours spared), and by ESD-u
 (experiment=emoji/esd-u), attacks every edit by one call of python -m esd.attack, and pools the tries of a rule. `concept=a,b`
 chooses the objects; further arguments go to esd.attack (seeds=3, attacks=all, …).
 Goes on where it was, in outputs/studies/attack; the table is left in outputs/gallery/attack.json.
@@ -17,7 +17,7 @@ from esd.files import read_json
 
 FOLDER = Path("outputs/studies/attack")
 CONCEPTS = ("pizza", "owl", "guitar", "rocket", "cactus", "camera", "crab", "house")
-RULES = {"esd-x": (), "kv": ("experiment=emoji/spare",), "esd-u": ("experiment=emoji/esd-u",)}  # by the layers that are trained
+RULES = {"esd-x": ("layers=esd-x",), "kv": (), "esd-u": ("experiment=emoji/esd-u",)}  # by the layers that are trained
 
 
 def trained(concept: str, rule: str) -> Path:

@@ -27,7 +27,7 @@ WORDS = {  # title and text on the results page
                 "has it. Camera was among those that settings were chosen on, pizza, owl and cat partly; the others were not. "
                 "Three look-alikes of each: the nearest objects by the judge's features and the text encoder's. Lost: seen so "
                 "much less often than in the base model's pictures that the intervals lie apart."),
-    "spare": ("Sparing the neighbours", "The same objects by ESD-x with the defaults, and as `experiment=emoji/spare` has it: "
+    "spare": ("Sparing the neighbours", "The same objects by ESD-x, and by the defaults: "
               "only what reads the text moves (kv), and each step is kept out of what other prompts' texts share with the "
               "concept's. At no forward. One seed; strength and rate were chosen on cat, bus, banana, trumpet and vehicle."),
     "eta": ("How far η pushes", "Pizza and owl, pooled."),

@@ -62,9 +62,12 @@ def spared_by_default(model: str, concepts: list[Concept]) -> list[str]:
     """Whose texts are spared: what preserve=auto preserves, and of the embedded model the styles that are not erased."""
     gone = [concept.text for concept in concepts]
     if model == "emoji":
+        from esd.emoji.subject import subject
+        from esd.emoji.words import with_article
         from esd.protocols.emoji import other_objects, other_styles
 
-        return other_objects(gone) + other_styles(gone)
+        in_part = {with_article(noun) for text in gone for noun in subject(text).objects}  # a cat, where one style's must go
+        return [prompt for prompt in other_objects(gone) if prompt not in in_part] + other_styles(gone)
     return everyday_without(gone)
 
 
