@@ -49,14 +49,16 @@ def free_determinism() -> str | bool:
     return free_determinism()
 
 
-def default_layers(models: str, rank: int | None, erase_from: object) -> str:
-    """The rule of layers=default: the model's, but for what its rate and its sparing were not made for."""
-    return "esd-x" if rank is not None or erase_from else models
+def default_layers(models: str, rank: int | None, erase_from: object, path: str | None) -> str:
+    """The rule of layers=default: the model's, but for what its rate and its sparing were not made for: LoRA, erase_from, and
+    weights of one's own."""
+    ours = path in (None, str(PACKAGE / "emoji/twin"))
+    return models if rank is None and not erase_from and ours else "esd-x"
 
 
-def default_spare(models: dict | None, layers: str, rank: int | None) -> float:
+def default_spare(models: dict | None, layers: str | None, rank: int | None) -> float:
     """What spare is unless it is given: what suits these layers of the model."""
-    return 0.0 if rank is not None else (models or {}).get(layers, 0.0)
+    return 0.0 if rank is not None or not layers else (models or {}).get(layers, 0.0)
 
 
 OmegaConf.register_new_resolver("free_determinism", free_determinism, replace=True)

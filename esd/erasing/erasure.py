@@ -121,9 +121,10 @@ class Erasure(pl.LightningModule):
         if self.projection is not None:
             self.projection.before()
 
-    def on_train_batch_end(self, *_) -> None:
+    def optimizer_step(self, *args, **kwargs) -> None:
+        super().optimizer_step(*args, **kwargs)
         if self.projection is not None:
-            self.projection.after()
+            self.projection.after()  # here, for a checkpoint may be written before the batch's end
 
     def configure_optimizers(self):
         optimizer = self.optimizer([p for p in self.student.parameters() if p.requires_grad])
