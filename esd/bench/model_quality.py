@@ -1,4 +1,4 @@
-"""python -m esd.bench.model_quality: how well the embedded model draws, by its judge. About four minutes on 2 cores.
+"""python -m esd.bench.model_quality: how well the embedded model draws, by its judge. A quarter of an hour of one core.
 
 Every trained (object, style) pair, every pair that was held out of its training, every object without a style, by its name and
 in other words, with four noises each; every category and style with 64; drawn as the protocol draws. `--model emoji-twin`: the
@@ -13,7 +13,7 @@ from pathlib import Path
 from esd.bench.loop import mixed
 from esd.command.entry import ArgumentParser
 from esd.models.quiet import silence_libraries
-from esd.protocols.emoji import Row, draw, measure_pictures
+from esd.protocols.emoji import GUIDANCE, SAMPLER, STEPS, Row, draw, measure_pictures
 
 BARS = {
     "trained pairs: object": 98.5, "trained pairs: style": 97, "held-out pairs: both": 30, "an object without a style": 99,
@@ -113,6 +113,7 @@ def main() -> None:
     command = "python -m esd.bench.model_quality" + " --model emoji-twin" * twin
     write_result(
         "twin-quality" if twin else "model-quality", title=f"How well {whose}", text=text,
+        notes=[f"Drawn in {STEPS} steps ({SAMPLER}) at guidance {GUIDANCE:g}."],
         command=command, columns=columns, weights=weights, rows=cells, makers=["esd/bench/model_quality.py"],
     )  # fmt: skip
     write_json(options.out / f"{options.model}.json", found)
