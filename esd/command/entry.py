@@ -49,11 +49,9 @@ def free_determinism() -> str | bool:
     return free_determinism()
 
 
-def default_layers(models: str, rank: int | None, erase_from: object, path: str | None) -> str:
-    """The rule of layers=default: the model's, but for what its rate and its sparing were not made for: LoRA, erase_from, and
-    weights of one's own."""
-    ours = path in (None, str(PACKAGE / "emoji/twin"))
-    return models if rank is None and not erase_from and ours else "esd-x"
+def default_layers(models: str, rank: int | None, erase_from: object) -> str:
+    """The rule of layers=default: the model's, but for what its rate and its sparing were not made for: LoRA and erase_from."""
+    return models if rank is None and not erase_from else "esd-x"
 
 
 def default_spare(models: dict | None, layers: str | None, rank: int | None) -> float:
@@ -67,6 +65,7 @@ OmegaConf.register_new_resolver("slug", slug, replace=True)
 OmegaConf.register_new_resolver("new_folder", new_folder, replace=True)
 OmegaConf.register_new_resolver("default_layers", default_layers, replace=True)
 OmegaConf.register_new_resolver("default_spare", default_spare, replace=True)
+OmegaConf.register_new_resolver("where_null", lambda value, its, other: its if value is None else other, replace=True)
 OmegaConf.register_new_resolver("package_folder", lambda name: str(PACKAGE / name), replace=True)
 OmegaConf.register_new_resolver("clock", lambda pattern: _START.strftime(pattern), replace=True)
 _START = datetime.now()

@@ -24,7 +24,8 @@ from esd.sample.sampling import sample
 NAME, VERSION = "emoji", 5
 STEPS, SAMPLER, GUIDANCE = 10, "dpm", 4.0  # conf/model/emoji.yaml has them for the other commands
 LOOKALIKES = 3  # of each concept
-SHORT = {"pictures": 24, "lookalike": 8, "kept": 1}  # what a run's end asks for; conf/protocol/emoji.yaml: the long form
+SHORT = {"pictures": 24, "lookalike": 8, "kept": 1}  # what a run's end asks for
+LONG = {"pictures": 96, "lookalike": 24, "kept": 4}  # and what evaluate=long asks for, as conf/protocol/emoji.yaml has it
 GROUPS = {
     "erased": "concept seen, asked by name",
     "erased_styled": "concept seen, asked in a style",

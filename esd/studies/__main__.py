@@ -1,7 +1,7 @@
 """python -m esd.studies objects: what an erasure does to the concept and to the rest, as a table.
 
 A study is a sweep of the embedded model, conf/experiment/study/NAME.yaml. This trains what outputs/studies/NAME does not
-hold yet, two runs at a time, draws more pictures where the study needs more than a run's own verdict, prints the table,
+hold yet, a run on each core, draws more pictures where the study needs more than a run's own verdict, prints the table,
 leaves it as table.json beside the runs, and for the results page as outputs/gallery/NAME.json. Further arguments go to
 python -m esd.train, for example hydra/launcher=basic.
 """

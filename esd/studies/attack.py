@@ -1,32 +1,71 @@
-"""python -m esd.studies attack: what attacks bring back of erased objects, beside what they teach a model that never knew.
+"""python -m esd.studies attack: what attacks bring back of erased concepts, beside what they teach a model that never knew.
 
-Erases each object by ESD-x, by the defaults (its keys and values alone, its neighbours spared), and by ESD-u
-(experiment=emoji/esd-u), attacks every edit by one call of python -m esd.attack, and pools the tries of a rule. `concept=a,b`
-chooses the objects; further arguments go to esd.attack (seeds=3, attacks=all, …).
+Erases each concept by ESD-x, by the default (its keys and values alone, its neighbours spared), and by ESD-u
+(experiment=emoji/esd-u), attacks a concept's three edits by one call of python -m esd.attack, a concept on each core, and pools
+the tries of a rule. `concept=a,b` chooses the concepts; further arguments go to esd.attack (seeds=3, attacks=all, …).
 Goes on where it was, in outputs/studies/attack; the table is left in outputs/gallery/attack.json.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from esd.files import read_json
+from esd.files import read_json, slug
 
 FOLDER = Path("outputs/studies/attack")
-CONCEPTS = ("pizza", "owl", "guitar", "rocket", "cactus", "camera", "crab", "house")
+CONCEPTS = (
+    "pizza", "owl", "guitar", "rocket", "cactus", "camera", "crab", "house", "weapon", "nudity", "noto", "twemoji",
+)  # fmt: skip
 RULES = {"esd-x": ("layers=esd-x",), "kv": (), "esd-u": ("experiment=emoji/esd-u",)}  # by the layers that are trained
 
 
-def trained(concept: str, rule: str) -> Path:
-    """The run that erases this object by this rule; made where it is not there yet."""
-    folder = FOLDER / f"{concept}-{rule}"
-    if not (folder / "edit.safetensors").is_file():
-        options = [f"concept={concept}", *RULES[rule], "evaluate=false", "logger=none", "grid=0", f"hydra.run.dir='{folder}'"]
-        subprocess.run([sys.executable, "-m", "esd.train", *options], check=True)
-    return folder
+def run(command: list[str], log: Path) -> int:
+    """A command on a core of its own, what it prints in a file. Returns its exit code."""
+    with log.open("a", encoding="utf-8") as file:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.run([sys.executable, "-m", *command], stdout=file, stderr=file, env=environment).returncode
+
+
+def erased_and_attacked(concept: str, options: list[str]) -> str:
+    """Trains what is not there of a concept's edits, and attacks them. Returns what went wrong, or nothing."""
+    folder = FOLDER / slug(concept)
+    folder.mkdir(parents=True, exist_ok=True)
+    for rule, its in RULES.items():
+        if not (folder / rule / "edit.safetensors").is_file():
+            told = ["evaluate=false", "logger=none", "grid=0", f"hydra.run.dir='{folder / rule}'"]
+            if run(["esd.train", f"concept={concept}", *its, *told], folder / "log.txt"):
+                return f"{concept} by {rule}: {folder / 'log.txt'} says what went wrong"
+    edits = f"edit=[{','.join(str(folder / rule) for rule in RULES)}]"
+    failed = run(["esd.attack", edits, f"out={folder / 'attacks'}", *options], folder / "log.txt")
+    return f"{concept}: {folder / 'log.txt'} says what went wrong" if failed else ""
+
+
+def pooled(concepts: list[str]) -> tuple[list[dict], dict]:
+    """The lines of all tries, a rule's together (of styles apart: they have another control), and one concept's metrics."""
+    from esd.attack import figures, tries
+    from esd.emoji.subject import subject
+
+    found, metrics = [], {}
+    for concept in concepts:
+        folder = FOLDER / slug(concept) / "attacks"
+        metrics = read_json(folder / "metrics.json")
+        apart = "" if subject(concept).objects else ", styles"
+        rules = {name: edit["record"]["layers"] + apart for name, edit in metrics["edits"].items()}
+        found += [replace(t, edit=rules[t.edit]) for t in tries.read(folder / "tries.csv") if t.edit in rules]
+    lines = [line for line in figures.figures(found) if "edit" in line]
+    order, attacks = list(RULES), list(metrics["attacks"])
+    lines.sort(
+        key=lambda line: (
+            "styles" in line["variant"], attacks.index(line["attack"]), line["steps"],
+            order.index(line["variant"].partition(",")[0]),
+        )
+    )  # fmt: skip
+    return lines, metrics
 
 
 def main(further: list[str]) -> int:
@@ -34,35 +73,37 @@ def main(further: list[str]) -> int:
     from esd.models.quiet import silence_libraries
 
     silence_libraries()
-    from esd.attack import figures, tables, tries
+    from rich.console import Console
+    from rich.progress import track
+
+    from esd.attack import tables
     from esd.report.result import write_result
 
     asked = next((argument.partition("=")[2] for argument in further if argument.startswith("concept=")), "")
     concepts = asked.split(",") if asked else list(CONCEPTS)
     options = [argument for argument in further if not argument.startswith("concept=")]
-    runs = {trained(concept, rule): rule for concept in concepts for rule in RULES}
-    edits = f"edit=[{','.join(map(str, runs))}]"
-    command = [sys.executable, "-m", "esd.attack", edits, f"out={FOLDER / 'attacks'}", *options]
-    if code := subprocess.run(command).returncode:
-        return code
-    metrics = read_json(FOLDER / "attacks/metrics.json")
-    rule_of = {name: edit["record"]["layers"] for name, edit in metrics["edits"].items()}
-    found = [replace(t, edit=rule_of[t.edit]) for t in tries.read(FOLDER / "attacks/tries.csv") if t.edit in rule_of]
-    lines = [line for line in figures.figures(found) if "edit" in line]
-    lines.sort(
-        key=lambda line: (list(RULES).index(line["variant"]), list(metrics["attacks"]).index(line["attack"]), line["steps"])
+    console, cores = Console(highlight=False, stderr=True), os.cpu_count() or 1
+    console.print(
+        f"{len(concepts)} concepts by {len(RULES)} rules, {min(cores, len(concepts))} at a time, about a quarter of an hour of "
+        f"a core each; everything goes to {FOLDER}"
     )
+    with ThreadPoolExecutor(cores) as pool:
+        made = pool.map(lambda it: erased_and_attacked(it, options), concepts)
+        wrong = list(track(made, "Attacking", len(concepts), console=console))
+    if wrong := [it for it in wrong if it]:
+        print("\n".join(wrong), file=sys.stderr)
+        return 1
+    lines, metrics = pooled(concepts)
     rows = [[line["variant"], *tables.cells(line)] for line in lines]
     for row in (("rule", *tables.HEAD), ["---"] * (1 + len(tables.HEAD)), *rows):
         print(f"| {' | '.join(row)} |")
-    typed = " ".join(["python -m esd.studies attack", *further])
     text = (
-        f"The quick set of attacks on {', '.join(concepts)}, each erased by ESD-x, by its keys and values alone with the "
-        "neighbours spared (kv), and by ESD-u; one erasure seed. *Seen* is what the attack brings back. *Never learnt* is the "
-        f"same attack, with the same prompts and noises, on {metrics['control']}: what is seen there was taught. *Excess* is "
-        "the difference, in points. An attack is believed where it passed its check: on the base model without the concept's "
-        "name, or on a third of the edit. *Kept object* is another object under the same attack: what does not come back there "
-        "is damage."
+        f"The attacks on {', '.join(concepts)}, each erased by ESD-x, by the default (kv: keys and values alone, neighbours "
+        "spared), and by ESD-u; one erasure seed. *Seen* is what the attack brings back. *Never learnt* is the same attack, "
+        "with the same prompts and noises, on the twin, which was never shown the concept: what is seen there was taught. (Of "
+        "styles there is no twin: there it is emoji that the model was never shown, which says less.) *Excess* is the difference, "
+        "in points. An attack is believed where it passed its check: on the base model without the concept's name, or on a third "
+        "of the edit. *Kept object* is another object under the same attack: what does not come back there is damage."
     )
     notes = [
         f"{metrics['pictures']} pictures a find (half of that for check and kept object), {metrics['seeds']} attack seed(s), "
@@ -70,7 +111,7 @@ def main(further: list[str]) -> int:
         "excess a bootstrap over concepts.",
     ]
     write_result(
-        "attack", title="Under attack", text=text, command=typed, columns=["rule", *tables.HEAD], rows=rows, notes=notes,
-        makers=["esd/attack", "esd/studies/attack.py"],
+        "attack", title="Under attack", text=text, command=" ".join(["python -m esd.studies attack", *further]),
+        columns=["rule", *tables.HEAD], rows=rows, notes=notes, makers=["esd/attack", "esd/studies/attack.py"],
     )  # fmt: skip
     return 0

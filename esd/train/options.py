@@ -48,7 +48,7 @@ class Train:
     checkpoint_every: int = 100
     checkpoint_minutes: float = 10.0
     resume: str | None = None
-    evaluate: bool = True
+    evaluate: Any = True
     gradient_checkpointing: bool = False
     compile: bool = False
     truncate: bool = False
@@ -74,6 +74,12 @@ def check_train_options(cfg: DictConfig) -> None:
         require_one_of(cfg.stop, "stop", ("auto",))
         if not cfg.curve_every:
             raise UserError("stop=auto needs curve_every=…: how many steps lie between two looks, for example 10")
+    if cfg.evaluate not in (True, False):
+        require_one_of(cfg.evaluate, "evaluate", ("true", "false", "long"))
+        if cfg.model.name != "emoji":
+            raise UserError(
+                f"evaluate=long is the embedded model's: for {cfg.model.name} python -m esd.evaluate has the long form"
+            )
     require_one_of(cfg.objective, "objective", ("kept-erased", "erased", "kept"))
     require_one_of(cfg.model.dtype, "model.dtype", DTYPES)
     require_one_of(cfg.logger.name, "logger.name", ("wandb", "csv", "none"))

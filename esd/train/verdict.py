@@ -33,7 +33,7 @@ NAMED, EVERYDAY, ALIKE = 12, 24, 2  # not of the embedded model: by name, in sce
 
 
 class Verdict:
-    """The short form of a protocol, on the base model and on the student, from the same noise.
+    """A protocol, in a run's end mostly its short form, on the base model and on the student, from the same noise.
 
     protocol: of esd.protocols; steps, sampler: of its pictures; of: what they depend on (made_with). The base model's are
     drawn where they are not kept on disk. preserved: prompts that the run preserves.
@@ -45,6 +45,7 @@ class Verdict:
         self.protocol, self.steps, self.sampler, self.rows, self.of = protocol, steps, sampler, protocol.rows(*asked), of
         self.trained_on = sum(row.group == "kept" and row.prompt in preserved for row in self.rows)
         self.unique = list({row.file: row for row in self.rows}.values())
+        self.whole = isinstance(protocol, emoji.Emoji) and protocol.kept == emoji.LONG["kept"]
         self.store = BasePictures()
 
     @property
@@ -88,7 +89,7 @@ class Verdict:
         if self.trained_on:
             figures["edit"]["kept"]["preserved"] = self.trained_on
         return {
-            "protocol": f"{self.protocol.name}-short",
+            "protocol": self.protocol.name if self.whole else f"{self.protocol.name}-short",
             "protocol_version": self.protocol.version,
             "judge": self.protocol.record(),
             "sampling": {"steps": self.steps, "sampler": self.sampler, "guidance": self.unique[0].guidance},
@@ -107,8 +108,9 @@ def short_protocol(cfg: DictConfig, concepts: list[Concept]) -> Short | str | No
     if not cfg.evaluate:
         return None
     if cfg.model.name == "emoji":
-        few = {"pictures": max(3, emoji.SHORT["pictures"] // len(concepts))}
-        return emoji.Emoji(**emoji.SHORT | few, guidance=emoji.GUIDANCE, seed=0)
+        counts = emoji.LONG if cfg.evaluate == "long" else emoji.SHORT
+        few = {"pictures": max(3, counts["pictures"] // len(concepts))}
+        return emoji.Emoji(**counts | few, guidance=emoji.GUIDANCE, seed=0)
     short = concept_protocol.Concept(
         max(3, NAMED // len(concepts)), EVERYDAY, "auto", ALIKE, list(cfg.templates), [], CLIP,
         cfg.model.get("picture_guidance", 7.5), seed=0,
