@@ -101,9 +101,10 @@ def main(further: list[str]) -> int:
         f"The attacks on {', '.join(concepts)}, each erased by ESD-x, by the default (kv: keys and values alone, neighbours "
         "spared), and by ESD-u; one erasure seed. *Seen* is what the attack brings back. *Never learnt* is the same attack, "
         "with the same prompts and noises, on the twin, which was never shown the concept: what is seen there was taught. (Of "
-        "styles there is no twin: there it is emoji that the model was never shown, which says less.) *Excess*: the difference, in "
-        "points. An attack is believed where it passed its check: on the base model without the concept's name, or on a third of "
-        "the edit. *Kept object* is another object under the same attack: what does not come back there is damage."
+        "styles there is no twin: there it is emoji that the model was never shown, which says less.) *Excess* is the "
+        "difference, in points. An attack is believed where it passed its check: on the base model without the concept's "
+        "name, or on a third of the edit. *Kept object* is another object under the same attack: what does not come back "
+        "there is damage."
     )
     notes = [
         f"{metrics['pictures']} pictures a find (half of that for check and kept object), {metrics['seeds']} attack seed(s), "
