@@ -63,10 +63,18 @@ def test_optimisers_and_schedules_are_torchs(optimizer, schedule):
 def test_a_models_defaults_give_way_to_the_command_line():
     assert composed("model=sd14").lr == 1e-5 and composed("lr=3").lr == 3
     assert composed("layers=esd-x").lr == composed("layers=esd-x-strict").lr == 2e-4
-    assert composed().lr == 4e-3 and composed("model=sd14", "layers=esd-u").lr == 1e-5
+    assert composed().lr == 2e-3 and composed("model=sd14", "layers=esd-u").lr == 1e-5
     assert composed("layers=esd-u").lr == composed("experiment=sweep", "layers=esd-u").lr == 1e-4  # in a plain sweep, too
     assert composed("layers=esd-u", "lr=3").lr == composed("layers=esd-u", "model.lr=3").lr == 3
     assert composed("model=sd14").batch == 1 and composed("model=sd14", "steps=7").steps == 7
+
+
+def test_steps_grow_with_the_concepts_and_a_style_takes_more():
+    assert [composed(f"concept={it}").steps for it in ("pizza", "[pizza,cat]", "noto", "fluent style", "kitten")] == [
+        60, 120, 120, 120, 60,
+    ]  # fmt: skip
+    assert composed("concept=[a,b,c]", "model=sd14").steps == 3000 and composed("concept=[pizza,cat]", "steps=7").steps == 7
+    assert composed("concept=a pizza in the style of noto").steps == 60, "an object in a style is an object"
 
 
 def test_the_default_layers_are_the_models_but_for_what_they_were_not_tried_with():
@@ -74,7 +82,7 @@ def test_the_default_layers_are_the_models_but_for_what_they_were_not_tried_with
         cfg = composed(*overrides)
         return cfg.layers.name, cfg.spare
 
-    assert chosen() == chosen("model=emoji-twin") == ("kv", 0.06) and chosen("spare=0") == ("kv", 0)
+    assert chosen() == chosen("model=emoji-twin") == ("kv", 0.015) and chosen("spare=0") == ("kv", 0)
     assert chosen("model=sd14") == chosen("lora.rank=4") == chosen("erase_from=a dog") == ("esd-x", 0)
     assert chosen("layers=esd-u") == ("esd-u", 0) and chosen("layers=kv", "lora.rank=4") == ("kv", 0)
     assert chosen("experiment=emoji/style") == ("esd-x", 0) and chosen("experiment=paper/nudity") == ("noxattn", 0)

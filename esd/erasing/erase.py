@@ -91,7 +91,7 @@ def erase(
     steps, batch, lr, seed: of the training. The seed decides every draw: no other random state is read or left changed
     preserve:     prompts to keep; preserve_batch: how many of them beside each step's erasing examples (0: as many)
     spare, spared: how far each step is kept out of what the texts of these prompts share with the concept's; with layers="kv"
-                  (erasing.projection). For example 0.06, and dozens of prompts
+                  (erasing.projection). For example 0.015, and dozens of prompts
     optimizer, schedule: parameters → torch's optimiser, and optimiser → schedule, as functools.partial; nothing: Adam, constant
     precision, deterministic: Lightning's
     lora_rank, lora_alpha: train LoRA of this rank on the matrices that `layers` names, in place of whole weights
@@ -109,7 +109,7 @@ def erase(
     check_options({**asked, "templates": templates})
     check_lora(lora_rank, lora_alpha, quantize, spare)
     if bool(spare) != bool(spared):
-        raise UserError("spare and spared go together: a strength, for example 0.06, and the prompts to spare")
+        raise UserError("spare and spared go together: a strength, for example 0.015, and the prompts to spare")
     require_one_of(dtype, "dtype", DTYPES)
     erased = pair_up(texts(concept, "concept"), texts(erase_from, "erase_from") if erase_from else [""], float(eta))
     prompts = texts(preserve, "preserve") if preserve is not None and preserve_weight else []

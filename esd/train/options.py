@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from esd import UserError
 from esd.command.checks import require_at_least, require_one_of
@@ -63,6 +63,25 @@ class Train:
 
 
 ConfigStore.instance().store(name="train_schema", node=Train)
+
+
+def default_steps(steps: int, style_steps: int | None, concept: object) -> int:
+    """How many steps a run has unless it is told: for each concept as many as suit the model (more where it says so of styles,
+    and one is to be erased), for every example is of one of them."""
+    concepts = [concept] if isinstance(concept, str) else list(concept or [])
+    if style_steps and any(names_a_style(str(text)) for text in concepts):
+        steps = style_steps
+    return steps * max(len(concepts), 1)
+
+
+def names_a_style(text: str) -> bool:
+    """Whether the embedded model's word for it is that of a style alone."""
+    from esd.emoji.subject import subject, unknown_words
+
+    return not unknown_words(text) and bool((about := subject(text)).styles) and not about.objects
+
+
+OmegaConf.register_new_resolver("default_steps", default_steps, replace=True)
 
 
 def check_train_options(cfg: DictConfig) -> None:
