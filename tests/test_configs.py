@@ -69,6 +69,17 @@ def test_a_models_defaults_give_way_to_the_command_line():
     assert composed("model=sd14").batch == 1 and composed("model=sd14", "steps=7").steps == 7
 
 
+def test_the_long_verdict_is_the_long_protocol():
+    from esd.erasing.concepts import Concept
+    from esd.train.verdict import short_protocol
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        whole = compose("evaluate", ["protocol=emoji", "edit=x"]).protocol
+    made = {long: short_protocol(composed(f"evaluate={long}"), [Concept("pizza")]) for long in ("long", "true", "false")}
+    assert vars(made["long"]) == {key: value for key, value in whole.items() if not key.startswith("_")}
+    assert made["true"].pictures < made["long"].pictures and made["false"] is None
+
+
 def test_steps_grow_with_the_concepts_and_a_style_takes_more():
     assert [composed(f"concept={it}").steps for it in ("pizza", "[pizza,cat]", "noto", "fluent style", "kitten")] == [
         60, 120, 120, 120, 60,

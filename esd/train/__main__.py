@@ -20,8 +20,9 @@ from esd.train.resume import resumed_run, without_resume
 
 
 def resume_arguments(arguments: list[str]) -> list[str]:
-    """resume=<run folder>: that run's own options, in its own folder; images=<folder>: the source that takes pictures."""
-    arguments = [part for argument in arguments for part in source_of_pictures(argument)]
+    """resume=<run folder>: that run's own options, in its own folder; images=<folder>: the source that takes pictures.
+    experiment=null is what stands in conf/train.yaml, but typed it ends in a traceback of Hydra's."""
+    arguments = [part for argument in arguments for part in source_of_pictures(argument) if part != "experiment=null"]
     if any(argument in ("-m", "--multirun") for argument in arguments):
         return sweeps.with_sweep_folder(arguments)
     if not IS_MAIN_PROCESS:  # Lightning starts further ranks with the first one's arguments, and the first keeps the log

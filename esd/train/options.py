@@ -93,12 +93,10 @@ def check_train_options(cfg: DictConfig) -> None:
         require_one_of(cfg.stop, "stop", ("auto",))
         if not cfg.curve_every:
             raise UserError("stop=auto needs curve_every=…: how many steps lie between two looks, for example 10")
-    if cfg.evaluate not in (True, False):
-        require_one_of(cfg.evaluate, "evaluate", ("true", "false", "long"))
-        if cfg.model.name != "emoji":
-            raise UserError(
-                f"evaluate=long is the embedded model's: for {cfg.model.name} python -m esd.evaluate has the long form"
-            )
+    if cfg.evaluate not in (True, False, "long"):
+        raise UserError(f"evaluate={cfg.evaluate} must be true, false or long")
+    if cfg.evaluate == "long" and cfg.model.name != "emoji":
+        raise UserError(f"evaluate=long is for the embedded model: of {cfg.model.name} python -m esd.evaluate draws more")
     require_one_of(cfg.objective, "objective", ("kept-erased", "erased", "kept"))
     require_one_of(cfg.model.dtype, "model.dtype", DTYPES)
     require_one_of(cfg.logger.name, "logger.name", ("wandb", "csv", "none"))

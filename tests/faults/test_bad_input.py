@@ -97,6 +97,8 @@ COMMANDS = {  # whole commands
     "sample edit=@/edit.safetensors": "prompt is missing: give prompt=…",
     "sample prompt=a edit=@/nothing": "does not exist: give the edit.safetensors of a run",
     "sample prompt=a edit=@/cut.safetensors": "is damaged or cut short",
+    "train concept=pizza evaluate=perhaps": "evaluate=perhaps must be true, false or long",
+    "train concept=x model=sd14 evaluate=long": "evaluate=long is for the embedded model",
     "sample prompt=a edit=@/empty": "is no .safetensors file; a pickle can run code",
     "sample prompt=a edit=@/record-no-json.safetensors": "is damaged or cut short",
     "sample prompt=a edit=@/record-no-object.safetensors": "is damaged or cut short",
