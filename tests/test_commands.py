@@ -143,7 +143,8 @@ def test_two_runs_of_the_same_second_do_not_share_a_folder(tmp_path):
 def test_wandb_without_a_key_neither_asks_nor_waits(esd, tmp_path):
     """No key, no network, no terminal: the run is offline at once."""
     started = time.time()
-    done = esd("train", "concept=pizza", "steps=1", "sampling_steps=2", "evaluate=false", "experiment=null", HOME=str(tmp_path), WANDB_MODE=None)
+    options = ("steps=1", "sampling_steps=2", "evaluate=false", "experiment=null")
+    done = esd("train", "concept=pizza", *options, HOME=str(tmp_path), WANDB_MODE=None)
     assert done.returncode == 0, done.stderr[-2000:]
     (run,) = done.folder.glob("outputs/train/*/*/wandb/offline-run-*")
     (said,) = [line for line in done.stdout.splitlines() if line.startswith("Weights & Biases")]
