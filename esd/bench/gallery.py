@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from esd.command.entry import ArgumentParser
+from esd.metrics.counts import format_lost
 from esd.report.result import GALLERY, write_result
 
 CASES = {
@@ -23,20 +24,20 @@ CASES = {
     "owl": "concept=owl",
     "guitar-u": "concept=guitar experiment=emoji/esd-u preserve_weight=3",
     "rocket-u": "concept=rocket experiment=emoji/esd-u preserve_weight=3",
-    "weapon": "concept=weapon steps=100",
-    "nudity": "concept=nudity eta=1.0 steps=100",
-    "openmoji": "concept=openmoji experiment=emoji/style steps=160 eta=1.5",
-    "several": 'concept="pizza,cat,guitar" steps=120 preserve=auto',
+    "weapon": "concept=weapon",
+    "nudity": "concept=nudity eta=1.0",
+    "openmoji": "concept=openmoji",
+    "several": 'concept="pizza,cat,guitar"',
     "attribute": "concept=bomb erase_from=weapon",
 }
 
 COLUMNS = [
-    "python -m esd.train …", "seen, by name", "seen, in a style", "other objects right", "other styles right", "training",
+    "python -m esd.train …", "seen, by name", "in a style", "in other words", "look-alikes right", "others right",
+    "other styles right", "lost", "training",
 ]  # fmt: skip
 TEXT = """Each command is run as a person types it; base and edit are judged from the same noise, by the short form of the \
-emoji protocol. We ask: the concept is seen in at most 3 % (a style in 10 %), and the others lose at most 3 points. Learning \
-rates, steps and presets were chosen on dog, camera, bath, pistol and openmoji, steps also on pizza, owl, weapon and nudity, \
-the weight of 3 on guitar and camera, η of the style on openmoji: by these very figures."""
+emoji protocol. What is not given was chosen on cat, bus, banana, trumpet, vehicle and fluent, but for ESD-u's rate and \
+steps (on dog, camera, bath and pistol) and its weight of 3 (on guitar and camera: by these very figures)."""
 
 
 def run(name: str, options: str) -> dict:
@@ -58,10 +59,11 @@ def cells_of(options: str, metrics: dict) -> list[str]:
         before, after = metrics["base"][group], metrics["edit"][group]
         return f"{100 * before['rate']:.0f} → {100 * after['rate']:.1f} % of {after['of']}"
 
-    cells = [f"`{options}`", *(percent(group) for group in ("erased", "erased_styled", "kept", "kept_styles"))]
+    groups = ("erased", "erased_styled", "erased_words", "lookalikes", "kept", "kept_styles")
+    cells = [f"`{options}`", *(percent(group) for group in groups)]
     if "kept_source" in metrics["edit"]:  # erased from another text: what must be left of it
         cells[2] = f"(the rest: {percent('kept_source')})"
-    return [*cells, f"{metrics['training_seconds']:.0f} s"]
+    return [*cells, format_lost(metrics["lost"]) or "none", f"{metrics['training_seconds']:.0f} s"]
 
 
 def main() -> None:
