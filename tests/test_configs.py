@@ -94,7 +94,7 @@ def test_the_default_layers_are_the_models_but_for_what_they_were_not_tried_with
         return cfg.layers.name, cfg.spare
 
     assert chosen() == chosen("model=emoji-twin") == ("kv", 0.015) and chosen("spare=0") == ("kv", 0)
-    assert chosen("model=sd14") == chosen("lora.rank=4") == chosen("erase_from=a dog") == ("esd-x", 0)
+    assert chosen("model=sd14") == chosen("lora.rank=4") == chosen("model.path=x") == ("esd-x", 0)
     assert chosen("layers=esd-u") == ("esd-u", 0) and chosen("layers=kv", "lora.rank=4") == ("kv", 0)
     assert chosen("experiment=emoji/style") == ("esd-x", 0) and chosen("experiment=paper/nudity") == ("noxattn", 0)
 

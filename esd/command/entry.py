@@ -49,9 +49,9 @@ def free_determinism() -> str | bool:
     return free_determinism()
 
 
-def default_layers(models: str, rank: int | None, erase_from: object) -> str:
-    """The rule of layers=default: the model's, but for what its rate and its sparing were not made for: LoRA and erase_from."""
-    return models if rank is None and not erase_from else "esd-x"
+def default_layers(models: str, rank: int | None) -> str:
+    """The rule of layers=default: the model's, but for LoRA, for which its rate and its sparing were not made."""
+    return models if rank is None else "esd-x"
 
 
 def default_spare(models: dict | None, layers: str | None, rank: int | None) -> float:
