@@ -17,7 +17,7 @@ help:
 .venv/done: requirements.lock pyproject.toml
 	$(if $(wildcard $(PY)),,$(or $(FOUND),$(MISSING)) -m venv .venv)
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
-	$(PY) -m uv pip install --quiet --python $(PY) --require-hashes -r requirements.lock
+	$(PY) -m uv pip install --quiet --python $(PY) --compile-bytecode --require-hashes -r requirements.lock
 	$(PY) -m uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
 	touch $@
 

@@ -11,6 +11,9 @@ import pytest
 from tiny import ROOT, parts, tiny_pipeline
 
 os.environ.setdefault("WANDB_MODE", "offline")
+# Commands start as they do for people, from bytecode: without it each process compiles the libraries anew, for seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # What starts a command in a process of its own, seconds each: fixtures, and what a test calls.
 RUNS, STARTS = {"esd", "server", "wheel", "logged", "definition"}, {"Server", "subprocess", "dashboard"}

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 import esd.evaluate.options  # noqa: F401  (registers its options' types)
 from esd.command.entry import CONF
+from esd.train.build import trajectories_of
 from esd.train.options import check_train_options
 
 GROUPS = {
@@ -36,6 +37,7 @@ def test_every_option_composes_and_passes_the_check(group, option, tmp_path):
     cfg = composed(f"{group}={option}", *needed.get(option, []))
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     check_train_options(cfg)
+    trajectories_of(cfg)
     if group in ("layers", "trajectories", "model", "logger"):
         named = {"emoji-twin": "emoji", "default": "kv"} if group in ("model", "layers") else {}
         assert cfg[group].name == named.get(option, option)  # the twin has the model's words and judge

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf, open_dict
 from esd import UserError
 from esd.erasing.edit import read_edit
 from esd.files import CONF, read_json
+from esd.train.build import trajectories_of
 from esd.train.options import check_train_options
 
 PARTS = '''
@@ -146,4 +147,5 @@ def test_a_part_that_there_is_not_is_one_line(group, changed, said):
         cfg[group] = OmegaConf.merge(cfg[group], changed)
     with pytest.raises(UserError, match=said) as caught:
         check_train_options(cfg)
+        trajectories_of(cfg)
     assert "\n" not in str(caught.value)

@@ -22,8 +22,8 @@ from esd.report.result import ROOT
 
 MARKS = Path(__file__).with_name("phase_marks.py")
 PHASES = (  # as they follow each other: all of them together are the whole
-    "until the first line", "announcing", "base model's grid", "training", "edited model's grid", "base model's pictures",
-    "edited model's pictures", "judging", "the rest, to the prompt",
+    "until the first line", "libraries and the model", "announcing", "base model's grid", "training", "edited model's grid",
+    "base model's pictures", "edited model's pictures", "judging", "the rest, to the prompt",
 )  # fmt: skip
 
 
@@ -33,8 +33,10 @@ def seconds_of(found: dict[str, list[float]], whole: float) -> dict[str, float]:
     def spent(phase: str) -> float:
         return found[phase][2] if phase in found else 0.0
 
+    first = found.get("first line", found["announcing"])[0]  # older checkouts print it with the rest
     seconds = {
-        "until the first line": found["announcing"][0],
+        "until the first line": first,
+        "libraries and the model": found["announcing"][0] - first,
         "announcing": spent("announcing"),
         "base model's grid": spent("grid before"),
         "training": spent("source") + spent("training"),

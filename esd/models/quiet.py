@@ -44,7 +44,7 @@ def quiet_lightning() -> Iterator[None]:
 
 
 def silence_libraries() -> None:
-    """Call once, before torch, diffusers, transformers or Lightning are imported."""
+    """Call before torch, diffusers, transformers or Lightning are imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

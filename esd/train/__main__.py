@@ -14,7 +14,9 @@ from esd.command.model import check_model
 from esd.command.signals import IS_MAIN_PROCESS, Interrupted, Signals
 from esd.command.words import command_line
 from esd.files import atomic_write, is_disk_full, remove_partial_files
+from esd.models.quiet import silence_libraries
 from esd.train import sweeps
+from esd.train.announcement import announce_erasing, console
 from esd.train.options import check_train_options
 from esd.train.resume import resumed_run, without_resume
 
@@ -41,6 +43,23 @@ def record_resumed_options(folder: Path, cfg: DictConfig, task: list[str]) -> No
     for name, content in (("config", cfg), ("overrides", OmegaConf.create(task))):
         with atomic_write(folder / ".hydra" / f"{name}.yaml") as temporary:
             temporary.write_text(OmegaConf.to_yaml(content), encoding="utf-8")
+
+
+def finished_objective(cfg: DictConfig, folder: Path, sweep: bool) -> float | None:
+    """The objective of a run that is finished, of which nothing is left to do; None of any other."""
+    silence_libraries()
+    from esd.train.record import finished_metrics
+    from esd.train.run_prompts import erased_concepts
+    from esd.train.verdict import Short, objective, short_protocol
+
+    metrics = finished_metrics(folder, cfg)
+    judge = short_protocol(cfg, erased_concepts(cfg)) if metrics and "edit" not in metrics else None
+    if not metrics or isinstance(judge, Short):  # finished but for its verdict
+        return None
+    why = f"; not judged: {judge}" if judge else ""
+    if not sweep:
+        console.print(f"Nothing is left to do: {folder} is finished{why}", soft_wrap=True, markup=False)
+    return objective(metrics, cfg.objective)
 
 
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "could not create a primitive")  # the last: oneDNN's
@@ -83,29 +102,20 @@ def main(cfg: DictConfig) -> float:
             "the jobs); several devices are for single runs"
         )
 
-    from esd.models.quiet import silence_libraries
-
-    silence_libraries()
     hydra = HydraConfig.get()
     folder, sweep = Path(hydra.runtime.output_dir), hydra.mode == RunMode.MULTIRUN
     with Signals() as signals:
         try:
-            from esd.train.record import finished_metrics
-            from esd.train.run import console, run
-            from esd.train.run_prompts import erased_concepts
-            from esd.train.verdict import Short, objective, short_protocol
-
             if cfg.resume and IS_MAIN_PROCESS:
                 remove_partial_files(folder)
-            metrics = finished_metrics(folder, cfg) if cfg.resume else None
-            judge = short_protocol(cfg, erased_concepts(cfg)) if metrics and "edit" not in metrics else None
-            if metrics and not isinstance(judge, Short):  # else it is finished but for its verdict
-                why = f"; not judged: {judge}" if judge else ""
-                if not sweep:
-                    console.print(f"Nothing is left to do: {folder} is finished{why}", soft_wrap=True, markup=False)
-                return objective(metrics, cfg.objective)
+            if cfg.resume and (finished := finished_objective(cfg, folder, sweep)) is not None:
+                return finished
             if cfg.resume and IS_MAIN_PROCESS and not sweep:
                 record_resumed_options(folder, cfg, without_resume(hydra.overrides.task))
+            announce_erasing(cfg)
+            silence_libraries()  # from here on they are loaded, which takes seconds
+            from esd.train.run import run
+
             return run(cfg, folder, signals)
         except Interrupted as stop:
             if IS_MAIN_PROCESS:

@@ -1,19 +1,29 @@
-"""What a run says before it begins: what it will do, and roughly how long that takes."""
+"""What a run says before it begins: what it will do, and roughly how long that takes.
+
+Imports nothing heavy: the first line stands there while torch and the libraries around it are loaded.
+"""
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 
-from esd.erasing.run import Run
-from esd.models.family import Model
+from esd.command.checks import texts
+from esd.command.signals import IS_MAIN_PROCESS
 from esd.models.prediction import spoken_of
 from esd.train import sweeps
-from esd.train.clock import Clock
-from esd.train.verdict import Verdict
+
+if TYPE_CHECKING:
+    from esd.erasing.run import Run
+    from esd.models.family import Model
+    from esd.train.verdict import Verdict
+
+console = Console(highlight=False, quiet=not IS_MAIN_PROCESS)
 
 
 def forwards_per_example(run: Run) -> float:
@@ -23,6 +33,9 @@ def forwards_per_example(run: Run) -> float:
 
 def seconds_of(cfg: DictConfig, run: Run, steps: int, judged: Verdict | str | None) -> dict[str, float]:
     """What each part of the run will roughly take: steps is how many are left, judged what will be judged."""
+    from esd.train.clock import Clock  # it imports torch
+    from esd.train.verdict import Verdict
+
     clock = Clock(run.model, run.student, run.sampler, run.prompts.null(1))
     source, examples = run.options.trajectories, run.options.batch + run.options.preserving_batch
     forwards = steps * forwards_per_example(run) + source.forwards_to_start(len(run.sampler))
@@ -63,18 +76,28 @@ def model_taken(model: Model) -> str:
     )
 
 
-def announce(cfg: DictConfig, run: Run, done: int, judged: Verdict | str | None, folder: Path, console: Console) -> None:
+def say(name: str, text: str) -> None:
+    console.print(f"[bold]{name:9}[/] {escape(text)}", soft_wrap=True)
+
+
+def announce_erasing(cfg: DictConfig) -> None:
+    """The first line, as soon as the options are known to be right: what is erased."""
+    concepts = texts(cfg.concept, "concept")
+    sources = texts(cfg.erase_from, "erase_from") if cfg.erase_from else [""]  # one for each, or one for all
+    named = [f"'{text}'" + (f" from '{f}'" if f else "") for text, f in zip(concepts, itertools.cycle(sources), strict=False)]
+    more = f" and {len(named) - 8} more" if len(named) > 8 else ""
+    say("Erase", f"{', '.join(named[:8])}{more} from {cfg.model.name}, η = {cfg.eta:g}")
+
+
+def announce(cfg: DictConfig, run: Run, done: int, judged: Verdict | str | None, folder: Path) -> None:
     """What will happen, before it does. done: the steps that an earlier process made; judged: as verdict_of has it."""
     o = run.options
     moved = [p.numel() for p in run.student.parameters() if p.requires_grad]
     total = sum(p.numel() for p in run.student.parameters())
     rule = o.layers.name + (f", LoRA {o.lora[0]}" if o.lora else "")
-    what = ", ".join(f"'{c.text}'" + (f" from '{c.erase_from}'" if c.erase_from else "") for c in o.concepts[:8])
-    what += f" and {len(o.concepts) - 8} more" if len(o.concepts) > 8 else ""
-    beside = f" and {o.preserving_batch} that preserve" if o.preserved else ""
+    prompts = f"{len(o.preserved)} prompt{'s' * (len(o.preserved) > 1)}"
+    beside = f" and {o.preserving_batch} that preserve {prompts}" if o.preserved else ""
     rows = {
-        "Erase": f"{what} from {run.model.name}, η = {o.eta:g}"
-        + (f", preserving {len(o.preserved)} prompt{'s' * (len(o.preserved) > 1)}" if o.preserved else ""),
         **({"Model": model_taken(run.model)} if hasattr(run.model, "source") else {}),  # a loader of one's own may not say
         "Train": f"{rule}: {sum(moved):,} of {total:,} parameters in {len(moved)} tensors",
         "Examples": f"{o.steps} steps of {o.batch}{beside}; x_t from {o.trajectories.name}, "
@@ -85,9 +108,6 @@ def announce(cfg: DictConfig, run: Run, done: int, judged: Verdict | str | None,
     rows["Results"] = str(folder)
     if isinstance(judged, str):
         rows["Judge"] = f"none: {judged}"
-
-    def say(name: str, text: str) -> None:
-        console.print(f"[bold]{name:9}[/] {escape(text)}", soft_wrap=True)
 
     for name, text in rows.items():
         say(name, text)

@@ -103,6 +103,3 @@ def check_train_options(cfg: DictConfig) -> None:
     for group in ("layers", "trajectories"):
         if not cfg[group].get("name"):
             raise UserError(f"{group}.name is missing: say what records and reports are to call it")
-    from esd.train.build import trajectories_of  # it imports torch: the rest is told at once
-
-    trajectories_of(cfg)

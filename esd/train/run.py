@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from esd import UserError, files
 from esd.command.model import denoiser_without_weights, load_model
@@ -15,7 +14,7 @@ from esd.command.signals import IS_MAIN_PROCESS, Signals
 from esd.erasing.run import Run, check_lora_fits
 from esd.files import write_json
 from esd.models.encoders import release_text_encoders
-from esd.train.announcement import announce, grid_steps
+from esd.train.announcement import announce, console, grid_steps
 from esd.train.build import options_of, trainer_of
 from esd.train.callbacks import BeforeAfterGrids, Checkpoints, checkpoint_record, newest_checkpoint
 from esd.train.curves import Curves
@@ -33,8 +32,6 @@ from esd.train.verdict import (
     short_protocol,
     verdict_of,
 )
-
-console = Console(highlight=False, quiet=not IS_MAIN_PROCESS)
 
 
 def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
@@ -65,7 +62,7 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
         check_same_run(folder, checkpoint_record(checkpoint), record)
     before_this = previous_metrics(folder, record) if cfg.resume else {}
     with mixed():
-        announce(cfg, erasure, done, judged, folder, console)
+        announce(cfg, erasure, done, judged, folder)
     files.keep_new_folders()
 
     with progress(console, "steps") as bar:
