@@ -21,6 +21,10 @@ def main(cfg: DictConfig) -> None:
     twin_of = cfg.pretrain.twin_of
     if twin_of is not None and not Path(str(twin_of), "vae/config.json").is_file():
         raise UserError(f"pretrain.twin_of={twin_of} is no model's folder: it has no vae/config.json")
+    out, said = Path(cfg.out), f"the model is in {Path(cfg.out, 'model')}, the judge in {Path(cfg.out, 'judge')}"
+    if (out / "model/model_index.json").exists() and (twin_of is not None or (out / "judge/judge.safetensors").exists()):
+        print(said)
+        return
     import torch
 
     from esd.models.quiet import silence_libraries
@@ -36,10 +40,10 @@ def main(cfg: DictConfig) -> None:
     from esd.report.result import code_of, machine
 
     torch.manual_seed(cfg.seed)
-    out, settings = Path(cfg.out), cfg.pretrain
+    settings = cfg.pretrain
     device = torch.device("cpu") if cfg.devices > 1 else trainer.strategy.root_device  # several are forked later
     generator = torch.Generator().manual_seed(cfg.seed)
-    objects, others = parts.all_drawings()
+    objects, others = parts.drawings(settings.one_in)
     if settings.twin_of:
         objects = objects.only([noun not in words.STUDIED for noun in objects.noun])
         shutil.copytree(Path(settings.twin_of, "vae"), out / "model/vae", dirs_exist_ok=True)
@@ -69,7 +73,7 @@ def main(cfg: DictConfig) -> None:
         if cfg.init and (before := Path(cfg.init, "record.json")).is_file():
             record["init"] = json.loads(before.read_text(encoding="utf-8"))
         write_json(out / "model/record.json", record)
-    print(f"the model is in {out / 'model'}, the judge in {out / 'judge'}")
+    print(said)
 
 
 if __name__ == "__main__":

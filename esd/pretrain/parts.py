@@ -35,12 +35,13 @@ class Drawings:
         return Drawings(self.pictures[keep], noun, style, None if self.images is None else self.images[keep])
 
 
-def all_drawings() -> tuple[Drawings, Drawings]:
-    """The objects, and the other emoji, in every style."""
+def drawings(one_in: int = 1) -> tuple[Drawings, Drawings]:
+    """The objects, and the other emoji, in every style: of each every so many-th drawing."""
     styles = list(words.STYLES)
     both = []
     for (pictures, name, style), names in ((art.objects(), list(words.OBJECTS)), (art.others(), art.other_names())):
-        both.append(Drawings(pictures, [names[i] for i in name.tolist()], [styles[i] for i in style.tolist()]))
+        every = Drawings(pictures, [names[i] for i in name.tolist()], [styles[i] for i in style.tolist()])
+        both.append(every.only([i % one_in == 0 for i in range(len(every))]))
     return both[0], both[1]
 
 
