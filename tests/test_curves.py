@@ -4,9 +4,15 @@ import csv
 import json
 
 import pytest
+from hydra import compose, initialize_config_dir
 
+from esd import UserError
+from esd.command.entry import CONF
 from esd.protocols import emoji
 from esd.train.curves import FEW, few_of
+from esd.train.options import check_train_options
+from esd.train.run_prompts import erased_concepts
+from esd.train.verdict import check_curve, short_protocol
 
 
 def test_a_few_of_each_group_spread_over_its_prompts():
@@ -43,6 +49,9 @@ def test_a_run_draws_its_curve_and_ends_when_nothing_is_seen(esd, tmp_path):
         (["curve_every=-1"], "curve_every=-1"),
     ],
 )
-def test_what_a_curve_needs(esd, options, said):
-    refused = esd("train", "concept=cat", *options)
-    assert refused.returncode == 2 and said in refused.stderr, refused.stderr
+def test_what_a_curve_needs(options, said):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", ["concept=cat", *options])
+    with pytest.raises(UserError, match=said):
+        check_train_options(cfg)
+        check_curve(cfg, short_protocol(cfg, erased_concepts(cfg)))
