@@ -16,7 +16,7 @@ from esd.command.words import command_line
 from esd.files import atomic_write, is_disk_full, remove_partial_files
 from esd.models.quiet import silence_libraries
 from esd.train import sweeps
-from esd.train.announcement import announce_erasing, console
+from esd.train.announcement import announce_erasing
 from esd.train.options import check_train_options
 from esd.train.resume import resumed_run, without_resume
 
@@ -48,6 +48,7 @@ def record_resumed_options(folder: Path, cfg: DictConfig, task: list[str]) -> No
 def finished_objective(cfg: DictConfig, folder: Path, sweep: bool) -> float | None:
     """The objective of a run that is finished, of which nothing is left to do; None of any other."""
     silence_libraries()
+    from esd.train.announcement import console  # here: launchers send this module's globals to their processes, by pickle
     from esd.train.record import finished_metrics
     from esd.train.run_prompts import erased_concepts
     from esd.train.verdict import Short, objective, short_protocol
