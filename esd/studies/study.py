@@ -28,7 +28,7 @@ OBJECTS = "all objects"
 WORDS = {  # title and text on the results page
     "objects": ("Eight objects, two styles, two categories", "Each erased by ESD-x, by the default (kv: only the keys and "
                 "values of what reads the text, each step kept out of what other prompts' texts share with the concept's), and "
-                "by ESD-u as `experiment=emoji/esd-u` has it; two seeds, short protocol. The default's settings were chosen "
+                "by ESD-u as `experiment=emoji/esd-u` has it; short protocol. The default's settings were chosen "
                 "on cat, bus, banana, trumpet, vehicle and fluent, those of ESD-x and ESD-u also on camera. Of each object "
                 "three look-alikes: the nearest by the judge's features and the text encoder's. Lost: seen so much less often "
                 "than in the base model's pictures that the intervals lie apart."),
