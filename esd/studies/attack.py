@@ -56,7 +56,8 @@ def pooled(concepts: list[str]) -> tuple[list[dict], dict]:
         metrics = read_json(folder / "metrics.json")
         apart = "" if subject(concept).objects else ", styles"
         rules = {name: edit["record"]["layers"] + apart for name, edit in metrics["edits"].items()}
-        found += [replace(t, edit=rules[t.edit]) for t in tries.read(folder / "tries.csv") if t.edit in rules]
+        its = [t for t in tries.read(folder / "tries.csv") if t.edit in rules and t.attack in metrics["attacks"]]
+        found += [replace(t, edit=rules[t.edit]) for t in its]
     lines = [line for line in figures.figures(found) if "edit" in line]
     order, attacks = list(RULES), list(metrics["attacks"])
     lines.sort(
