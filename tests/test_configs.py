@@ -26,7 +26,7 @@ def composed(*overrides):
 def test_how_many_options_there_are():
     counts = {group: len(options) for group, options in GROUPS.items()}
     assert counts == {
-        "model": 8, "layers": 12, "trajectories": 4, "trainer": 3, "logger": 3, "optimizer": 3, "schedule": 2, "experiment": 13,
+        "model": 8, "layers": 12, "trajectories": 4, "trainer": 3, "logger": 3, "optimizer": 3, "schedule": 2, "experiment": 14,
     }  # fmt: skip
 
 

@@ -221,8 +221,9 @@ def test_the_defaults_are_the_commands_for_stable_diffusion():
     cfg = composed("model=sd14")
     cfg |= {name: cfg[name]["name"] for name in ("layers", "trajectories")}
     cfg |= {"precision": cfg["trainer"]["precision"], "dtype": cfg["model"]["dtype"], "quantize": cfg["model"]["quantize"]}
-    cfg |= {f"lora_{name}": value for name, value in cfg["lora"].items()}
-    own = {"pipe", "concept", "deterministic", "spared", "optimizer", "schedule", "progress", "callbacks", "loggers"}
+    cfg |= {f"{group}_{name}": value for group in ("lora", "robust") for name, value in cfg[group].items()}
+    own = {"pipe", "concept", "deterministic", "spared", "robust_from", "optimizer", "schedule"}
+    own |= {"progress", "callbacks", "loggers"}
     defaults = {name: parameter.default for name, parameter in inspect.signature(erase).parameters.items() if name not in own}
     assert {**defaults, "templates": list(defaults["templates"])} == {name: cfg[name] for name in defaults}
     assert cfg["optimizer"] == {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-5}

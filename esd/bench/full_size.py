@@ -70,8 +70,8 @@ def _sdxl_step() -> dict[str, float]:
     options = Options(
         concepts=[Concept("a pizza")], preserved=[], templates=["{}"], eta=1.0, layers=shipped_rule("esd-x"),
         trajectories=Pool(), guidance=3.0, sampling_steps=4, steps=1, batch=1, lr=1e-5, seed=0, preserve_weight=1.0,
-        preserve_batch=0, optimizer=partial(torch.optim.Adam, lr=1e-5), lora=None, dtype="bf16", quantize=None,
-        schedule=partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0),
+        preserve_batch=0, spare=0.0, spared=[], optimizer=partial(torch.optim.Adam, lr=1e-5), lora=None, dtype="bf16",
+        quantize=None, schedule=partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0),
     )  # fmt: skip
     with quiet_lightning():
         clock = Seconds()

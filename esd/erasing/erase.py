@@ -24,6 +24,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from esd import UserError
+from esd.erasing.adversary import Robust
 from esd.erasing.bar import ErasingBar
 from esd.erasing.cache import Cache
 from esd.erasing.checks import check_lora, check_options, require_one_of, texts
@@ -63,6 +64,9 @@ def erase(
     preserve_batch: int = 0,
     spare: float = 0.0,
     spared: str | Sequence[str] | None = None,
+    robust_share: float = 0.0,
+    robust_inner: int = 1,
+    robust_from: str | Sequence[str] | None = None,
     optimizer: Callable | None = None,
     schedule: Callable | None = None,
     precision: str = "bf16-mixed",
@@ -92,6 +96,9 @@ def erase(
     preserve:     prompts to keep; preserve_batch: how many of them beside each step's erasing examples (0: as many)
     spare, spared: how far each step is kept out of what the texts of these prompts share with the concept's; with layers="kv"
                   (erasing.projection). For example 0.015, and dozens of prompts
+    robust_share, robust_inner, robust_from: beside each example an adversary, a conditioning that still brings the concept
+                  back, is erased too, with this share of the loss (1: as much as the concept). It takes so many steps for each
+                  of the student's, and starts at the mean of these prompts, dozens of others (erasing.adversary)
     optimizer, schedule: parameters → torch's optimiser, and optimiser → schedule, as functools.partial; nothing: Adam, constant
     precision, deterministic: Lightning's
     lora_rank, lora_alpha: train LoRA of this rank on the matrices that `layers` names, in place of whole weights
@@ -111,6 +118,9 @@ def erase(
     if bool(spare) != bool(spared):
         raise UserError("spare and spared go together: a strength, for example 0.015, and the prompts to spare")
     require_one_of(dtype, "dtype", DTYPES)
+    if bool(robust_share) != bool(robust_from):
+        raise UserError("robust_share and robust_from go together: for example 1, and prompts that do not name the concept")
+    robust = Robust(robust_share, robust_inner, texts(robust_from, "robust_from") if robust_from else [])
     erased = pair_up(texts(concept, "concept"), texts(erase_from, "erase_from") if erase_from else [""], float(eta))
     prompts = texts(preserve, "preserve") if preserve is not None and preserve_weight else []
     optimizer = optimizer or functools.partial(torch.optim.Adam, lr=float(lr))
@@ -123,7 +133,8 @@ def erase(
         steps=steps, batch=batch, lr=float(lr), lora=lora_of(lora_rank, lora_alpha), seed=seed,
         preserve_weight=float(preserve_weight), preserve_batch=preserve_batch, spare=float(spare),
         spared=texts(spared, "spared") if spared else [], optimizer=optimizer, schedule=schedule,
-        dtype=dtype, quantize=quantize, gradient_checkpointing=gradient_checkpointing, compile=compile,
+        dtype=dtype, quantize=quantize, robust=robust if robust_share else None,
+        gradient_checkpointing=gradient_checkpointing, compile=compile,
     )  # fmt: skip
     with untouched(pipe), quiet_lightning(), torch_switches():
         model = model_of(pipe, options.dtype_loaded)

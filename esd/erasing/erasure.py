@@ -12,7 +12,8 @@ Gandikota, Materzyńska, Fiotto-Kaufman, Bau: Erasing Concepts from Diffusion Mo
 The student learns to answer c with what the teacher would say when guided away from c. With `erase_from` f the student is
 asked for f, and ε_θ*(x_t, f, t) takes the place of the first ε_θ*(x_t, ∅, t): f stays, without c. The combination is
 linear, so it is the same for ε, for v, and for a flow's velocity. With `spare` a step moves what reads the text least where
-other prompts' texts lie (projection.py).
+other prompts' texts lie (projection.py). With `robust` the loss has a second term, share · mean ‖ ε_θ(x_t, q, t) − ε̂ ‖², of
+adversaries q, conditionings that still bring c back (adversary.py).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from esd import UserError
+from esd.erasing.adversary import Adversary
 from esd.erasing.concepts import Draw
 from esd.erasing.projection import Projection
 from esd.erasing.prompts import PromptTable
@@ -55,17 +57,20 @@ class Erasure(pl.LightningModule):
     trajectories: where x_t and the teacher's predictions come from
     optimizer, schedule: torch's, given parameters and optimiser
     projection:   what each step's change passes through, or None
+    adversary:    what else is erased beside c, or None
     """
 
     def __init__(
         self, model: Model, student: nn.Module, trained: list[str], prompts: PromptTable, sampler: Sampler,
         trajectories: Trajectories, optimizer: Callable, schedule: Callable, projection: Projection | None = None,
+        adversary: Adversary | None = None,
     ):  # fmt: skip
         super().__init__()
         self.model = model  # no nn.Module: the text encoder and the VAE stay where they are
         self.teacher, self.student = trajectories.teacher, student  # no teacher where x_t comes from a cache
         self.prompts, self.sampler, self.trajectories = prompts, sampler, trajectories
-        self.trained, self.optimizer, self.schedule, self.projection = trained, optimizer, schedule, projection
+        self.trained, self.optimizer, self.schedule = trained, optimizer, schedule
+        self.projection, self.adversary = projection, adversary
         self.figures: dict[str, Tensor] = {}  # of the last step, for whoever logs them
 
     def training_step(self, draw: Draw, _: int) -> Tensor:
@@ -77,9 +82,11 @@ class Erasure(pl.LightningModule):
 
         condition = self.prompts.condition(self.prompts.rows(self.prompts.student_prompt, draw))
         (eps,) = predict(self.model, self.student, self.sampler, x_t, draw.position, condition)
+        error = erasure_loss(eps, target)  # (B,)
+        if self.adversary is not None:
+            error = error + self.adversary.error(draw, x_t, eps_c, target)
         with torch.inference_mode():
             self.trajectories.answered(draw, eps.detach())
-        error = erasure_loss(eps, target)  # (B,)
         loss = self.weighted_loss(error, draw)
         if not loss.isfinite():
             raise FloatingPointError(self.not_finite_message(error, draw, x_t, eps))
@@ -130,7 +137,7 @@ class Erasure(pl.LightningModule):
         optimizer = self.optimizer([p for p in self.student.parameters() if p.requires_grad])
         return [optimizer], [{"scheduler": self.schedule(optimizer), "interval": "step"}]
 
-    # A checkpoint holds what moves: the trained tensors here, the optimiser's state from Lightning, the source's below.
+    # A checkpoint holds what moves: the trained tensors here, the optimiser's state from Lightning, walks and q below.
     # All randomness is a function of (seed, index), so there is no random state to keep.
 
     def trained_tensors(self) -> dict[str, Tensor]:
@@ -155,11 +162,20 @@ class Erasure(pl.LightningModule):
                 parameters[name].copy_(tensor)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        state = self.trajectories.state()
-        checkpoint["trajectories"] = None if state is None else self.all_gather(state).reshape(-1, *state.shape).cpu()
+        checkpoint["trajectories"] = self.of_all_ranks(self.trajectories.state())
+        if self.adversary is not None:
+            checkpoint["adversary"] = self.of_all_ranks(self.adversary.state())
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        state = checkpoint["trajectories"]  # (ranks, B, C, h, w)
-        if state is not None and len(state) != self.trainer.world_size:
-            raise UserError(f"the checkpoint was written on {len(state)} devices, this run has {self.trainer.world_size}")
-        self.trajectories.restore(None if state is None else state[self.global_rank])
+        self.trajectories.restore(self.of_this_rank(checkpoint["trajectories"]))
+        if self.adversary is not None:
+            self.adversary.restore(self.of_this_rank(checkpoint.get("adversary")))
+
+    def of_all_ranks(self, state: Tensor | None) -> Tensor | None:
+        """(ranks, B, …) on the CPU."""
+        return None if state is None else self.all_gather(state).reshape(-1, *state.shape).cpu()
+
+    def of_this_rank(self, states: Tensor | None) -> Tensor | None:
+        if states is not None and len(states) != self.trainer.world_size:
+            raise UserError(f"the checkpoint was written on {len(states)} devices, this run has {self.trainer.world_size}")
+        return None if states is None else states[self.global_rank]

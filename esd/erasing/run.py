@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from esd.erasing.adversary import Adversary, Robust
 from esd.erasing.concepts import Concept, Draws
 from esd.erasing.edit import Edit
 from esd.erasing.erasure import Erasure
@@ -53,6 +54,7 @@ class Options:
     lora: tuple[int, float] | None  # rank and alpha; None: whole weights are trained
     dtype: str  # of the frozen weights: esd.models.DTYPES
     quantize: str | None  # of the frozen weights beside a LoRA: int8
+    robust: Robust | None = None  # erasing/adversary.py; None: no adversaries
     gradient_checkpointing: bool = False
     compile: bool = False
 
@@ -96,6 +98,7 @@ class Options:
             "preserve_weight": self.preserve_weight,
             "preserve_batch": self.preserve_batch or self.batch,
             "spare": self.spare,
+            "robust": self.robust and self.robust.record(),
             "optimizer": optimizer,
             "schedule": schedule,
             "precision": precision,
@@ -155,6 +158,11 @@ class Run:
         for part in (model.denoiser, self.student, self.prompts, self.sampler):
             part.to(self.device)  # where a cache is rolled out
         self.denoisers = Denoisers(model, self.sampler, self.prompts, options.guidance, model.denoiser, self.student)
+        self.adversary = None
+        if options.robust is not None:  # here, where the text encoders are at hand
+            self.adversary = Adversary(
+                model, self.student, self.sampler, self.prompts, options.robust, options.batch, len(options.concepts)
+            )  # fmt: skip
 
     def begin(self, advance: Callable[[int, int], None] = lambda n, total: None) -> None:
         """Prepare the source of x_t, which may take long: advance(n, total) is told of every n of its forwards."""
@@ -166,7 +174,7 @@ class Run:
             projection = Projection(self.model, self.student, gone, o.spared, o.spare)
         self.module = Erasure(
             self.model, self.student, self.trained, self.prompts, self.sampler, self.trajectories, o.optimizer, o.schedule,
-            projection,
+            projection, self.adversary,
         )  # fmt: skip
         self.module.to(self.device)
 

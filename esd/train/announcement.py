@@ -39,11 +39,13 @@ def seconds_of(cfg: DictConfig, run: Run, steps: int, judged: Verdict | str | No
     clock = Clock(run.model, run.student, run.sampler, run.prompts.null(1))
     source, examples = run.options.trajectories, run.options.batch + run.options.preserving_batch
     forwards = steps * forwards_per_example(run) + source.forwards_to_start(len(run.sampler))
+    attacked = steps * 3 * (run.options.robust.inner + 1) if run.options.robust else 0  # forwards at q, and backwards as two
     rolled, at_once = source.roll_out(run.denoisers)
     grids = 2 + (steps // cfg.grid_every if cfg.grid_every else 0)
     seconds = {
         "rolling out": rolled * clock.seconds_of_forward(at_once) if rolled else 0.0,
-        "training": clock.seconds_of_forward(examples) * forwards,
+        "training": clock.seconds_of_forward(examples) * forwards
+        + (clock.seconds_of_forward(run.options.batch) * attacked if attacked else 0),
         "drawing": grids * clock.drawing(cfg.grid, grid_steps(cfg)),
         "judging": clock.drawing(judged.pictures, judged.steps) if isinstance(judged, Verdict) else 0.0,
     }
@@ -97,10 +99,11 @@ def announce(cfg: DictConfig, run: Run, done: int, judged: Verdict | str | None,
     rule = o.layers.name + (f", LoRA {o.lora[0]}" if o.lora else "")
     prompts = f"{len(o.preserved)} prompt{'s' * (len(o.preserved) > 1)}"
     beside = f" and {o.preserving_batch} that preserve {prompts}" if o.preserved else ""
+    attacked = ", an adversary beside each" if o.robust else ""
     rows = {
         **({"Model": model_taken(run.model)} if hasattr(run.model, "source") else {}),  # a loader of one's own may not say
         "Train": f"{rule}: {sum(moved):,} of {total:,} parameters in {len(moved)} tensors",
-        "Examples": f"{o.steps} steps of {o.batch}{beside}; x_t from {o.trajectories.name}, "
+        "Examples": f"{o.steps} steps of {o.batch}{beside}{attacked}; x_t from {o.trajectories.name}, "
         f"{forwards_per_example(run):g} forwards each",
     }
     if preparation := o.trajectories.preparation(run.denoisers):

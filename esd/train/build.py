@@ -13,12 +13,13 @@ from pytorch_lightning import Trainer
 
 from esd import UserError
 from esd.command.checks import option_errors, require_one_of
+from esd.erasing.adversary import Robust
 from esd.erasing.bar import ErasingBar
 from esd.erasing.layers import rule_of
 from esd.erasing.run import Options, lora_of, trainer_for
 from esd.erasing.trajectories import Trajectories
 from esd.train.callbacks import AtomicCheckpointIO
-from esd.train.run_prompts import concepts_of, spared_by_default
+from esd.train.run_prompts import concepts_of, preserved_by_default, spared_by_default
 
 PLAIN = (  # the options that are what the configuration says
     "templates", "eta", "guidance", "sampling_steps", "steps", "batch", "lr", "seed", "preserve_weight", "preserve_batch",
@@ -33,10 +34,13 @@ def options_of(cfg: DictConfig) -> Options:
         layers = rule_of(instantiate(cfg.layers, _convert_="all"))
     optimizer, schedule = optimizer_of(cfg)
     plain = OmegaConf.to_container(cfg, resolve=True)
+    robust = None
+    if cfg.robust.share:
+        robust = Robust(**plain["robust"], others=preserved_by_default(cfg.model.name, [c.text for c in concepts]))
     return Options(
         concepts=concepts, preserved=preserved, spared=spared_by_default(cfg.model.name, concepts) if cfg.spare else [],
         layers=layers, trajectories=trajectories_of(cfg), optimizer=optimizer, schedule=schedule,
-        lora=lora_of(cfg.lora.rank, cfg.lora.alpha), dtype=cfg.model.dtype, quantize=cfg.model.quantize,
+        lora=lora_of(cfg.lora.rank, cfg.lora.alpha), dtype=cfg.model.dtype, quantize=cfg.model.quantize, robust=robust,
         **{name: plain[name] for name in PLAIN},
     )  # fmt: skip
 

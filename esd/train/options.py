@@ -23,6 +23,12 @@ class Lora:
 
 
 @dataclass
+class Robust:
+    share: float = 0.0
+    inner: int = 1
+
+
+@dataclass
 class Train:
     """python -m esd.train. The groups (model, layers, trajectories, …) are open nodes and lie beside these."""
 
@@ -41,6 +47,7 @@ class Train:
     preserve_weight: float = 1.0
     preserve_batch: int = 0
     spare: float = 0.0
+    robust: Robust = field(default_factory=Robust)
     grid: int = 8
     grid_every: int = 0
     curve_every: int = 0
@@ -103,3 +110,4 @@ def check_train_options(cfg: DictConfig) -> None:
     for group in ("layers", "trajectories"):
         if not cfg[group].get("name"):
             raise UserError(f"{group}.name is missing: say what records and reports are to call it")
+    require_at_least(cfg.robust, "robust.", share=0.0, inner=1)

@@ -19,6 +19,7 @@ from esd.models import load
 BOTH = ("trainer=ddp", "trainer.accelerator=cpu", "batch=1")
 CASE = {
     "pool by θ": ("concept=pizza,cat", "preserve=a car"),
+    "pool, adversaries": ("concept=pizza,cat", "robust.share=1"),
     "student": ("concept=pizza,cat", "trajectories=student"),
 }
 

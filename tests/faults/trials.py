@@ -27,7 +27,7 @@ SMALL = (
 )
 CASES = {
     "student, adam": ("concept=pizza", "trajectories=student"),
-    "pool by θ*, adamw, two concepts": ("concept=pizza,cat", "trajectories.walker=frozen", "optimizer=adamw"),
+    "pool by θ*, adamw, two concepts": ("concept=pizza,cat", "trajectories.walker=frozen", "optimizer=adamw", "robust.share=1"),
     "pool by θ, sgd, cosine, preserve": (
         "concept=owl", "optimizer=sgd", "schedule=cosine", "preserve=[a car,a house]",
     ),
