@@ -21,6 +21,8 @@ from esd.files import slug, write_json
 from esd.report.result import write_result
 from esd.studies.study import STUDIES, WORDS, Judge, columns_and_rows, print_table, table_of
 
+MAKERS = ("esd/studies/__main__.py", "esd/studies/study.py")
+
 
 def main() -> None:
     parser = ArgumentParser(prog="python -m esd.studies", description=__doc__)
@@ -71,7 +73,7 @@ def main() -> None:
         (title, text), typed = WORDS[study], shlex.join(["python", "-m", "esd.studies", study, *further])
         write_result(
             folder.name, title=title + (f": {' '.join(further)}" if further else ""), text=text, command=typed,
-            columns=columns, rows=rows, makers=["esd/studies", f"conf/experiment/study/{study}.yaml"],
+            columns=columns, rows=rows, makers=[*MAKERS, f"conf/experiment/study/{study}.yaml"],
         )  # fmt: skip
     sys.exit(code)
 
