@@ -1,10 +1,11 @@
 """python -m esd.bench.against: erasure beside what it is compared with. Five minutes for each concept on one core.
 
-ESD-x and ESD-u beside a negative prompt, a filter and safe latent diffusion in its four settings, on the embedded model, from
-the same prompts and noise: is the concept seen where it is asked for, are other objects still right, and what is seen once
-somebody who has the weights undoes it. A negative prompt, a filter and a guidance are left out by who runs the model, at no
-cost. An erasure is trained again: on four drawings of the concept, all weights, Adam. Every column is kept in --out as it is
-made, from which a repeated command goes on; the table goes to outputs/gallery/against.json.
+ESD-x and ESD-u beside a negative prompt, a filter, safe latent diffusion in its four settings, and the twin where it never
+learnt the concept (esd/emoji/words.py, STUDIED), on the embedded model, from the same prompts and noise: is the concept seen
+where it is asked for, are other objects still right, and what is seen once somebody who has the weights undoes it. A negative
+prompt, a filter and a guidance are left out by who runs the model, at no cost. An erasure is trained again: on four drawings
+of the concept, all weights, Adam. Every column is kept in --out as it is made, from which a repeated command goes on; the table
+goes to outputs/gallery/against.json.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ TITLES = {
     "base": "the base model", "negative": "negative prompt", "filter": "a filter: the judge itself",
     **{f"sld-{setting}": f"safe latent diffusion, {setting}" for setting in SETTINGS},
     "esd-x": "ESD-x", "esd-u": "ESD-u", "esd-x-again": "ESD-x, trained again", "esd-u-again": "ESD-u, trained again",
+    "twin": "a model that never learnt it", "twin-again": "a model that never learnt it, trained on it",
 }  # fmt: skip
 TEXT = (
     "Beside the base model: other means against a concept, from the same prompts and noise, on the embedded model. *Undone* "
     "is what is seen once somebody who has the weights sets about it: a negative prompt, a filter and a guidance are left "
-    "out, which gives the base model; an erased model is trained again on four drawings of the concept."
+    "out, which gives the base model; an erased model is trained again on four drawings of the concept, and so is the twin: "
+    "what is seen of that one was learnt anew."
 )
 
 
@@ -84,11 +87,14 @@ class Comparison:
         kept = [row for row in asked if row.group == "kept"][::every]
         self.rows: list[Row] = [row for row in asked if row.group.startswith("erased") or row.group == "lookalikes"] + kept
 
-    def figures(self, denoiser: nn.Module, black: bool = False, **means: object) -> dict[str, list[int]]:
-        """{"seen", "lookalikes", "kept"}: [pictures, of] in which the judge sees what was asked. black: behind the filter."""
+    def figures(
+        self, denoiser: nn.Module, black: bool = False, model: Model | None = None, **means: object
+    ) -> dict[str, list[int]]:
+        """{"seen", "lookalikes", "kept"}: [pictures, of] in which the judge sees what was asked. black: behind the filter.
+        model: whose denoiser it is; nothing: the base model's."""
         prompts, seeds = [row.prompt for row in self.rows], [row.seed for row in self.rows]
         with mixed():
-            drawn = sample(self.model, denoiser, prompts, seeds, steps=self.steps, guidance=emoji.GUIDANCE, **means)
+            drawn = sample(model or self.model, denoiser, prompts, seeds, steps=self.steps, guidance=emoji.GUIDANCE, **means)
         if black:
             drawn = drawn * ~emoji_filter([self.concept])(drawn)[:, None, None, None]
         found = emoji.measure_pictures(self.rows, drawn)
@@ -108,8 +114,11 @@ class Comparison:
         return loop.module.student
 
 
-def columns(comparison: Comparison, found: dict, train: int, again: int) -> Iterator[tuple[str, dict]]:
+def columns(comparison: Comparison, twin: Model, found: dict, train: int, again: int) -> Iterator[tuple[str, dict]]:
     """(name, figures) of each column that is not found yet."""
+    from esd.emoji import words
+    from esd.emoji.subject import subject
+
     model, concept = comparison.model, comparison.concept
     means = {
         "base": {}, "negative": {"negative": concept}, "filter": {"black": True},
@@ -124,6 +133,11 @@ def columns(comparison: Comparison, found: dict, train: int, again: int) -> Iter
             yield layers, comparison.figures(student)
             train_again(model, student := copy.deepcopy(student), concept, again)  # which shares nothing with the frozen one
             yield f"{layers}-again", comparison.figures(student)
+    never_learnt = subject(concept).objects <= set(words.STUDIED)
+    if never_learnt and not {f"{concept}/twin", f"{concept}/twin-again"} <= set(found):
+        yield "twin", comparison.figures(twin.denoiser, model=twin)
+        train_again(twin, student := copy.deepcopy(twin.denoiser), concept, again)
+        yield "twin-again", comparison.figures(student, model=twin)
 
 
 def table(found: dict) -> tuple[list[str], list[list[str]]]:
@@ -139,7 +153,7 @@ def table(found: dict) -> tuple[list[str], list[list[str]]]:
     rows = []
     for name, title in TITLES.items():
         if any(key.partition("/")[2] == name for key in found) and not name.endswith("-again"):
-            undone = {"base": ""}.get(name, cell(pooled(f"{name}-again" if name in RULES else "base", "seen")))
+            undone = {"base": ""}.get(name, cell(pooled(f"{name}-again" if f"{name}-again" in TITLES else "base", "seen")))
             rows.append([title, *(cell(pooled(name, what)) for what in ("seen", "lookalikes", "kept")), undone])
     return ["against the concept", "seen, asked for", "look-alikes right", "other objects right", "undone: seen"], rows
 
@@ -165,6 +179,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     console, model = Console(highlight=False), models.load(None, "emoji")
+    twin = models.load(str(models.EMOJI_TWIN), "emoji")
     names = ("pictures", "every", "sampling_steps", "steps", "again")
     settings = {name: getattr(options, name) for name in names} | {"base": model.base_hash}
     results = json.loads(options.out.read_text()) if options.out.is_file() else {"settings": settings, "figures": {}}
@@ -172,7 +187,7 @@ def main() -> None:
         fail(f"{options.out} was measured with other sizes or another model: remove it, or give --out another name")
     for concept in options.concepts:
         comparison = Comparison(model, concept, options.pictures, options.every, options.sampling_steps)
-        for name, figures in columns(comparison, results["figures"], options.steps, options.again):
+        for name, figures in columns(comparison, twin, results["figures"], options.steps, options.again):
             results["figures"][f"{concept}/{name}"] = figures
             write_json(options.out, results)
             console.print(f"{concept}, {TITLES[name]}: seen {figures['seen']}, kept {figures['kept']}")
@@ -186,8 +201,7 @@ def main() -> None:
         notes=[
             f"Concepts: {', '.join(done)}; one run of {options.steps} steps each, pictures in {options.sampling_steps} steps. "
             "The filter is the judge that measures, so it sees nothing left by construction; what it costs is what it flags of "
-            f"the rest. Trained again: {options.again} steps on four drawings. No model that never knew the concept was "
-            "trained so beside it: what of it is remembered and what is learnt anew, this table does not tell."
+            f"the rest. Trained again: {options.again} steps on four drawings."
         ],
         makers=["esd/bench/against.py", "esd/sample/sld.py", "esd/metrics/filters.py"],
     )  # fmt: skip
