@@ -201,7 +201,8 @@ def main() -> None:
         notes=[
             f"Concepts: {', '.join(done)}; one run of {options.steps} steps each, pictures in {options.sampling_steps} steps. "
             "The filter is the judge that measures, so it sees nothing left by construction; what it costs is what it flags of "
-            f"the rest. Trained again: {options.again} steps on four drawings."
+            f"the rest. Trained again: {options.again} steps on four drawings. Among the other objects there are some that the "
+            "model which never learnt the concept never learnt either."
         ],
         makers=["esd/bench/against.py", "esd/sample/sld.py", "esd/metrics/filters.py"],
     )  # fmt: skip
