@@ -44,7 +44,7 @@ sweep: setup  ## concept × η × layers on the embedded model, and its report
 	$(PY) -m esd.report "$$(ls -d outputs/multirun/*/* | tail -n 1)"
 
 studies: setup  ## objects, η, preservation, many concepts: their tables. Over two hours; goes on where it was
-	for study in objects default eta preserve many frontier; do $(PY) -m esd.studies $$study || exit; done
+	for study in objects default eta preserve many; do $(PY) -m esd.studies $$study || exit; done
 
 gallery: setup  ## make the pictures and figures of the README again
 	$(PY) -m esd.bench.gallery

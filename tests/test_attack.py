@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,24 +20,27 @@ from esd.attack.finetune import Finetune
 from esd.attack.inversion import Inversion
 from esd.attack.ring_a_bell import RingABell
 from esd.attack.rows import Rows, edited
+from esd.attack.run import Job, same_row
 from esd.attack.sampling_attacks import Completion, NoisedPicture, NoiseProbe
 from esd.attack.target import Target, seeded
 from esd.attack.tries import Try, prompts, read, write
 from esd.attack.words import OneToken, RandomTokens, Words, misspelt
 from esd.command.entry import CONF
 from esd.erasing.edit import Edit, save_edit
+from esd.evaluate.variants import Variant
 from esd.models import text
 from esd.models.hashes import fingerprint
 from esd.models.samplers import DDIM
 
+LOOK = {"steps": 5, "guidance": 3.0, "sampler": "own"}
 ESD_X = {"name": "esd-x", "include": [r"attn2\.", r"transformer_blocks\.\d+\.attn\."], "modules": ["Linear"]}
 ATTACKS = {
     "inversion": lambda: Inversion(None, "", [6], 4, 0.2),
     "inversion-1": lambda: Inversion(1, "a", [2], 2, 0.1),
     "inversion-4": lambda: Inversion(4, "a", [2], 2, 0.1),
     "finetune": lambda: Finetune(ESD_X, [1, 3], 2, 4, 1e-3),
-    "completion": lambda: Completion([0.4]),
-    "latent": lambda: NoisedPicture([0.4]),
+    "completion": lambda: Completion([0.4], 5),
+    "latent": lambda: NoisedPicture([0.4], 5),
     "words": lambda: Words(["b c"], 1),
 }  # fmt: skip
 SEARCHES = {
@@ -136,10 +140,10 @@ def test_more_tokens_than_the_encoder_holds(target):
 def test_the_noise_probe_is_ddims(target):
     if not isinstance(target.model.sampler(5), DDIM) or target.model.sampler(5).v_prediction:
         with pytest.raises(UserError, match="does not have"):
-            list(NoiseProbe([1.0], [1.0], 1).find(target, 0))
+            list(NoiseProbe([1.0], [1.0], 1, 5).find(target, 0))
         return
-    tried(target, NoiseProbe([1.0, 1.85], [1.0], 1))
-    (still,) = NoiseProbe([0.0], [1.0], 1).find(target, 0)  # without noise it is the sampler
+    tried(target, NoiseProbe([1.0, 1.85], [1.0], 1, 5))
+    (still,) = NoiseProbe([0.0], [1.0], 1, 5).find(target, 0)  # without noise it is the sampler
     plain = target.draw(target.condition([target.prompt]), [0, 1])
     torch.testing.assert_close(still.draw([0, 1], None), plain, atol=2e-4, rtol=1e-3)
 
@@ -278,7 +282,7 @@ def test_rows_of_the_embedded_model_are_of_one_kind():
 
     name = next(n for n, _ in model.denoiser.named_parameters() if "attn2" in n)
     edit = Edit({name: model.denoiser.get_parameter(name).detach().clone()})
-    rows = Rows(model, edit, "pizza", EmojiWorld(model), None, 3.0, 5)
+    rows = Rows(model, edit, "pizza", EmojiWorld(model), None, LOOK)
     attack = ATTACKS["inversion"]()
     built_rows = {row: rows.build(row, attack, 0) for row in ("edit", "never", "check", "kept")}
     shapes = {row: its.target.latents.shape for row, its in built_rows.items()}
@@ -299,8 +303,8 @@ def test_a_twin_is_asked_through_its_own_text_encoder(target):
     with torch.no_grad():
         for _, encoder in text.encoders(twin):
             encoder.get_input_embeddings().weight.normal_()
-    rows = Rows(model, Edit({}), "c", OneWord(), twin, 3.0, 5)
-    attack = Completion([0.4])
+    rows = Rows(model, Edit({}), "c", OneWord(), twin, LOOK)
+    attack = Completion([0.4], 5)
     row = rows.build("never", attack, 0).target
     assert row.model is twin and row.denoiser is twin.denoiser and row.base is model
     edit = rows.build("edit", attack, 0).target
@@ -309,6 +313,23 @@ def test_a_twin_is_asked_through_its_own_text_encoder(target):
     )
     begun = [attack.latents(its, model.sampler(5), [0, 1], 2, 0) for its in (row, edit)]
     assert torch.equal(*begun)
+
+
+def test_a_row_that_has_nothing_of_the_edit_is_attacked_once_for_all_edits(target):
+    attacks = {"inversion": (ATTACKS["inversion"](), {}), "finetune": (ATTACKS["finetune"](), {})}
+
+    def job(edit, attack, row, twin):
+        rows = Rows(target.model, Edit({}), "c", OneWord(), twin, LOOK)
+        return Job(Variant("edit", edit, "0"), rows, attack, row, 0, "s")
+
+    done = [line(1, "never", "c"), line(0, "check", "c"), line(1, "check", "c", attack="finetune"), line(1, "edit", "c")]
+    assert [t.edit for t in same_row(job("f", "inversion", "never", target.model), attacks, done)] == ["f"]
+    assert same_row(job("f", "inversion", "never", None), attacks, done) == []  # the control is this very edit
+    assert [t.seen for t in same_row(job("f", "inversion", "check", None), attacks, done)] == [0]
+    assert same_row(job("f", "finetune", "check", None), attacks, done) == []  # a third of this very edit
+    assert same_row(job("f", "inversion", "edit", target.model), attacks, done) == []
+    twice = done + [replace(t, edit="g") for t in done]
+    assert len(same_row(job("f", "inversion", "never", target.model), attacks, twice)) == 1
 
 
 def differs(a, b):

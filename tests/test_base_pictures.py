@@ -46,11 +46,11 @@ def test_a_picture_is_drawn_once_whoever_asks(tmp_path):
     assert store.count(ROWS, OF) == 0
     first = store.get([*ROWS, ROWS[0]], OF, painter)
     assert store.count(ROWS, OF) == 4 and first.dtype == torch.uint8
-    assert painter.drawn == ROWS and first.shape == (5, 3, 4, 4) and torch.equal(first[0], first[4])
+    assert set(painter.drawn) == set(ROWS) and first.shape == (5, 3, 4, 4) and torch.equal(first[0], first[4])
     told = []
     more = Row("erased", "a fox", 3)
     again = BasePictures(tmp_path).get([more, *ROWS[:2]], OF, painter, told.append)
-    assert painter.drawn == [*ROWS, more] and told == [2] and torch.equal(again[1:], first[:2])
+    assert painter.drawn[4:] == [more] and sum(told) == 2 and torch.equal(again[1:], first[:2])
     BasePictures(tmp_path).get(ROWS[:1], OF | {"steps": 3}, painter)
     assert painter.drawn[-1] == ROWS[0] and len(painter.drawn) == 6, "of other sampling they are others"
 
@@ -59,13 +59,14 @@ def test_a_picture_is_drawn_once_whoever_asks(tmp_path):
 def test_a_damaged_file_is_drawn_again(tmp_path, damage):
     painter = Painter()
     whole = BasePictures(tmp_path).get(ROWS, OF, painter)
-    (path,) = tmp_path.glob("*.safetensors")
+    path = next(tmp_path.glob("*.safetensors"))
+    lost = len(BasePictures(tmp_path).names(path))
     content = bytearray(path.read_bytes())
     if damage == "flip":
         content[-7] ^= 0x40
     path.write_bytes({"cut": content[: len(content) // 2], "flip": content, "empty": b""}[damage])
-    assert torch.equal(BasePictures(tmp_path).get(ROWS, OF, painter), whole) and painter.drawn == 2 * ROWS
-    assert torch.equal(BasePictures(tmp_path).get(ROWS, OF, painter), whole) and painter.drawn == 2 * ROWS
+    for _ in range(2):
+        assert torch.equal(BasePictures(tmp_path).get(ROWS, OF, painter), whole) and len(painter.drawn) == 4 + lost
 
 
 def test_the_least_recently_used_go(tmp_path):
@@ -96,7 +97,7 @@ def slowly(folder: Path, out: Path) -> None:
     out.write_text(str(len(painter.drawn)))
 
 
-def test_of_several_processes_one_draws(tmp_path):
+def test_of_several_processes_each_draws_a_share(tmp_path):
     context = multiprocessing.get_context("fork")
     outs = [tmp_path / f"{n}.txt" for n in range(3)]
     workers = [context.Process(target=slowly, args=(tmp_path / "pictures", out)) for out in outs]
@@ -104,7 +105,8 @@ def test_of_several_processes_one_draws(tmp_path):
         worker.start()
     for worker in workers:
         worker.join(60)
-    assert sorted(int(out.read_text()) for out in outs) == [0, 0, 4]
+    drawn = [int(out.read_text()) for out in outs]
+    assert sum(drawn) == len(ROWS) and max(drawn) < len(ROWS), "each picture once, by whoever is free"
 
 
 def test_they_depend_on_all_weights_and_on_the_precision(tiny):
@@ -128,10 +130,11 @@ def test_they_can_be_seen_and_cleared(tmp_path, monkeypatch, capsys):
 
     BasePictures(tmp_path / "pictures").get(ROWS, OF, Painter())
     (tmp_path / "pictures" / f"{0:024x}.0.safetensors").write_bytes(b"x")
+    files = len(list((tmp_path / "pictures").glob("*.safetensors")))
     monkeypatch.setattr("sys.argv", ["esd.cache", "--folder", str(tmp_path)])
     main()
     said = capsys.readouterr().out
-    assert "test 1" in said and "damaged" in said and "2 files" in said
+    assert "test 1" in said and "damaged" in said and f"{files} files" in said
     monkeypatch.setattr("sys.argv", ["esd.cache", "clear", "--folder", str(tmp_path)])
     main()
-    assert "removed 2 files" in capsys.readouterr().out and not list((tmp_path / "pictures").iterdir())
+    assert f"removed {files} files" in capsys.readouterr().out and not list((tmp_path / "pictures").iterdir())

@@ -11,7 +11,7 @@ from esd.command.entry import CONF
 from esd.metrics.counts import rate_figure
 from esd.studies import study
 
-RUNS = {"objects": 72, "default": 60, "eta": 16, "preserve": 8, "many": 4, "frontier": 4}
+RUNS = {"objects": 72, "default": 60, "eta": 16, "preserve": 8, "many": 4}
 
 
 def axes(study):
@@ -40,7 +40,6 @@ def test_the_many_are_nested_sets_of_known_objects():
     sets = [nouns(value) for value in axes("many")["concept"]]
     assert [len(set(few)) for few in sets] == [1, 4, 16, 40]
     assert all(set(few) < set(more) for few, more in zip(sets, sets[1:], strict=False)) and set(sets[-1]) <= set(words.OBJECTS)
-    assert [nouns(value) for value in axes("frontier")["concept"]] == sets[-1:]
 
 
 def test_a_closer_look_sees_what_the_verdict_does_not():
@@ -55,7 +54,12 @@ def test_a_closer_look_sees_what_the_verdict_does_not():
 def run(concept, layers, seen, kept):
     record = {"concept": [concept], "layers": layers, "eta": 1.0, "preserve": None, "preserve_weight": 1.0}
     base = {"erased": rate_figure(20, 24), "kept": rate_figure(80, 84)}
-    return {"record": record, "base": base, "edit": {"erased": rate_figure(seen, 24), "kept": rate_figure(kept, 84)}}
+    return {
+        "record": record,
+        "training_seconds": 9.0,
+        "base": base,
+        "edit": {"erased": rate_figure(seen, 24), "kept": rate_figure(kept, 84)},
+    }
 
 
 def test_lines_pool_counts_and_not_rates(capsys):
@@ -69,17 +73,19 @@ def test_lines_pool_counts_and_not_rates(capsys):
     assert lines[-1]["erased"]["edit"] == rate_figure(6, 48) and lines[-1]["kept"]["edit"] == rate_figure(126, 168)
     study.print_table(*study.columns_and_rows("objects", lines))
     said = capsys.readouterr().out.splitlines()
-    assert said[1] == "| layers | concept | seen, by name | others right |"
-    pooled = "| esd-x | all objects | 83 → 12.5 % (5.9–24.7 %) of 48 | 95 → 75.0 % (67.9–80.9 %) of 168 |"
-    assert pooled in said and "| esd-x | pizza | 83 → 0.0 % (0.0–13.8 %) of 24 | 95 → 100.0 % (95.6–100.0 %) of 84 |" in said
+    assert said[1] == "| layers | concept | seen, by name | others right | training |"
+    pooled = "| esd-x | all objects | 83 → 12.5 % (5.9–24.7 %) of 48 | 95 → 75.0 % (67.9–80.9 %) of 168 | 9 s |"
+    assert (
+        pooled in said and "| esd-x | pizza | 83 → 0.0 % (0.0–13.8 %) of 24 | 95 → 100.0 % (95.6–100.0 %) of 84 | 9 s |" in said
+    )
     for it, fox in zip(runs, (0, 4, 8, 8), strict=True):
         for when, hits in (("base", 8), ("edit", fox)):
             it[when]["lookalikes"] = rate_figure(hits, 8) | {"each": {"fox": [hits, 8]}}
     head, body = study.columns_and_rows("objects", study.table_of("objects", [*runs, runs[1]]))
-    assert head[-1] == "lost" and [row[-1] for row in body] == [
+    assert head[-2:] == ["lost", "training"] and [row[-2] for row in body] == [
         "none", "none", "0 in 1 runs", "fox", "fox", "2 in 3 runs",
     ], "4 of 8 twice: 8 of 16"  # fmt: skip
-    few = study.table_of("many", [run("pizza, owl", "esd-x", 0, 84)])
-    assert [line["concepts"] for line in few] == [1] and "preserve weight 0: others right" in study.columns_and_rows(
-        "many", few
-    )[0]
+    few = study.table_of("many", [run("pizza", "kv", 0, 84)])
+    assert [line["concepts"] for line in few] == [1] and study.columns_and_rows("many", few)[1][0][-1] == "9 s"
+    beside = study.table_of("preserve", [run("axe", "esd-u", 0, 84)])
+    assert "axe others right" in study.columns_and_rows("preserve", beside)[0]

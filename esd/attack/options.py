@@ -37,6 +37,7 @@ class Attack:
     kept: str | None = None
     guidance: float = 3.0
     sampling_steps: int = 20
+    sampler: str = "own"
     accelerator: str = "auto"
     precision: Any = "32-true"
     out: str | None = None
@@ -77,7 +78,9 @@ def check_attack_options(cfg: DictConfig) -> None:
     require_one_of(cfg.budget, "budget", BUDGETS)
     require_at_least(cfg, seeds=1, pictures=1, sampling_steps=2, guidance=0.0)
     from esd.attack.rows import ROWS
+    from esd.sample.sampling import SAMPLERS
 
+    require_one_of(cfg.sampler, "sampler", SAMPLERS)
     for row in cfg.rows:
         require_one_of(row, "rows", ROWS)
     if cfg.images is not None and not Path(one_text(cfg.images, "images")).expanduser().is_dir():

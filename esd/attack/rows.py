@@ -54,17 +54,22 @@ def edited(model: Model, edit: Edit, strength: float = 1.0) -> nn.Module:
 class Rows:
     """Builds the rows of one concept of one edit; pictures and judges come from the world that the model is of."""
 
-    def __init__(self, model: Model, edit: Edit, concept: str, world, twin: Model | None, guidance: float, steps: int):
-        """world: EmojiWorld, or RealWorld; twin: a model that never learnt the concept."""
+    def __init__(self, model: Model, edit: Edit, concept: str, world, twin: Model | None, look: dict):
+        """world: EmojiWorld, or RealWorld; twin: a model that never learnt the concept; look: steps, guidance and sampler of
+        pictures, as sample() is told."""
         self.model, self.edit, self.concept, self.world, self.twin = model, edit, concept, world, twin
         self.control = "a twin" if twin else world.CONTROL  # what NEVER is
-        self.guidance, self.steps = guidance, steps
+        self.look = look
         self.denoisers: dict[float, nn.Module] = {}
 
     def denoiser(self, strength: float = 1.0) -> nn.Module:
         if strength not in self.denoisers:
             self.denoisers[strength] = edited(self.model, self.edit, strength)
         return self.denoisers[strength]
+
+    def alike(self, row: str, attack: Attack) -> bool:
+        """Whether this row is the same for every edit of the concept: nothing of the edit is in it."""
+        return (row == NEVER and self.twin is not None) or (row == CHECK and attack.check == "base")
 
     def build(self, row: str, attack: Attack, seed: int) -> Row | None:
         """None where there is no such row: an attack without a check, a world without a control or a kept object."""
@@ -89,7 +94,7 @@ class Rows:
         target = Target(
             model or self.model, denoiser, self.model, prompt, frozenset(concept.lower().split()),
             self.world.latents(concept) if pictured else None, self.world.others(concept), self.world.synonyms(concept),
-            self.guidance, self.steps,
+            self.look["guidance"], self.look["steps"], self.look["sampler"],
         )  # fmt: skip
         return Row(target, lambda pictures: self.world.sees(pictures, concept), concept)
 
@@ -189,9 +194,9 @@ class RealWorld:
 
     CONTROL = "none"
 
-    def __init__(self, model: Model, images: Path | None, judge, kept: str, guidance: float, steps: int):
+    def __init__(self, model: Model, images: Path | None, judge, kept: str, look: dict):
         self.model, self.images, self.judge, self._kept = model, images, judge, kept
-        self.look, self._latents = {"steps": steps, "guidance": guidance}, {}
+        self.look, self._latents = look, {}
 
     def prompt(self, concept: str) -> str:
         return concept

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -50,6 +50,10 @@ class Job:
     def run(self) -> tuple:
         return self.variant.name, self.rows.concept, self.attack, self.settings, self.row, self.seed
 
+    def alike(self, attacks: dict) -> tuple:
+        """What is the same for jobs that give the same: a row that has nothing of the edit is attacked once for all edits."""
+        return self.run[1:] if self.rows.alike(self.row, attacks[self.attack][0]) else self.run
+
 
 class Forwards:
     """Rows that pass through a model's denoisers, counted by a hook."""
@@ -65,9 +69,14 @@ class Forwards:
         self.rows += len(first)
 
 
+def look_of(cfg: DictConfig) -> dict:
+    """How pictures are drawn, as sample() is told."""
+    return {"steps": cfg.sampling_steps, "guidance": cfg.guidance, "sampler": cfg.sampler}
+
+
 def settings_hash(settings: dict, cfg: DictConfig, models_hash: str) -> str:
     """Of all that a try depends on beside the edit: the attack's options, how pictures are drawn, the models."""
-    drawn = [cfg.guidance, cfg.sampling_steps, cfg.pictures, str(cfg.precision), cfg.images, cfg.kept, models_hash]
+    drawn = [look_of(cfg), cfg.pictures, str(cfg.precision), cfg.images, cfg.kept, models_hash]
     return hashlib.sha256(json.dumps([settings, *drawn], sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
@@ -79,9 +88,7 @@ def world_of(cfg: DictConfig, model) -> EmojiWorld | RealWorld:
 
     kept = cfg.kept or cfg.model.kept[0]
     images = Path(cfg.images).expanduser() if cfg.images else None
-    return RealWorld(
-        model, images, instantiate(cfg.judge) if cfg.judge else ClipJudge(), kept, cfg.guidance, cfg.sampling_steps
-    )
+    return RealWorld(model, images, instantiate(cfg.judge) if cfg.judge else ClipJudge(), kept, look_of(cfg))
 
 
 def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: str) -> tuple[list[dict], Path]:
@@ -112,7 +119,7 @@ def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: st
     for variant in variants:
         for concept in variant.concepts:
             its_twin = twin if cfg.twin != "auto" or world.twin_never_learnt(concept) else None
-            rows = Rows(model, opened[variant.name], concept, world, its_twin, cfg.guidance, cfg.sampling_steps)
+            rows = Rows(model, opened[variant.name], concept, world, its_twin, look_of(cfg))
             for name, (_, settings) in attacks.items():
                 its = settings_hash(settings, cfg, base_hash + (its_twin.base_hash if its_twin else ""))
                 for row in cfg.rows or ROWS:
@@ -134,7 +141,9 @@ def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: st
             task = progress.add_task("Attacking", total=len(left))
             for job in left:
                 progress.update(task, description=f"{job.rows.concept}: {job.attack}, {job.row}")
-                made = list(attacked(cfg, job, attacks[job.attack][0], folder, forwards, transfers))
+                made = same_row(job, attacks, done) or list(
+                    attacked(cfg, job, attacks[job.attack][0], folder, forwards, transfers)
+                )
                 done += made
                 if made:
                     tries.write(folder / "tries.csv", done)
@@ -145,7 +154,7 @@ def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: st
     found = figuring.figures(counted)
     metrics = {
         "command": command, "model": cfg.model.name, "model_hash": base_hash, "budget": cfg.budget, "seeds": cfg.seeds,
-        "pictures": cfg.pictures, "sampling": {"steps": cfg.sampling_steps, "guidance": cfg.guidance},
+        "pictures": cfg.pictures, "sampling": look_of(cfg),
         "control": " and ".join(dict.fromkeys(job.rows.control for job in jobs)),
         "judge": world.judge_record(), "attacks": {name: settings for name, (_, settings) in attacks.items()},
         "edits": {v.name: {"path": v.path, "concept": list(v.concepts), "record": v.record} for v in variants},
@@ -165,6 +174,14 @@ def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: st
 
         log(cfg, metrics, folder)
     return found, folder
+
+
+def same_row(job: Job, attacks: dict, done: list[Try]) -> list[Try]:
+    """This job's tries where another edit's job has made them: of a row that has nothing of the edit."""
+    if job.alike(attacks) == job.run:
+        return []
+    there = [t for t in done if t.run[1:] == job.run[1:]]
+    return [replace(t, edit=job.variant.name) for t in there if t.edit == there[0].edit]
 
 
 def matching(variant: Variant, model, base_hash: str) -> Edit:
@@ -213,7 +230,7 @@ def announce(cfg, variants, attacks, left: list[Job], total: int, folder: Path, 
     """What will be done, how long it takes, and where it goes, before it is done."""
     what = "; ".join(f"{variant.title}" for variant in variants)
     rows = 0.0
-    for job in left:
+    for job in {job.alike(attacks): job for job in left}.values():
         its = attacks[job.attack][0]
         pictures = picture_count(cfg, its, job.row)
         rows += its.forwards() + 2 * cfg.sampling_steps * pictures * its.finds

@@ -20,20 +20,20 @@ class NoisedPicture:
     """A picture of the concept, noised to a time step at which little of it is left, and drawn to the end by the edit.
 
     shares: of the schedule that is left out. (A picture's DDIM inversion and back is no attack: the picture is in the
-    input. Noised to t ≥ 551 of 1000 it is one.)
+    input. Noised to t ≥ 551 of 1000 it is one.) steps: of the whole walk, by the family's own sampler.
     """
 
     needs, check, draws = ("pictures",), "weak edit", None
 
-    def __init__(self, shares: list[float]):
-        self.shares, self.finds = shares, len(shares)
+    def __init__(self, shares: list[float], steps: int):
+        self.shares, self.steps, self.finds = shares, steps, len(shares)
 
     def forwards(self) -> float:
         return 0.0
 
     def find(self, target: Target, seed: int) -> Iterator[Found]:
         condition = target.condition([target.prompt])
-        sampler = target.model.sampler(target.sampling_steps).to(target.device)
+        sampler = target.model.sampler(self.steps).to(target.device)
         for share in self.shares:
             position = max(1, round(share * len(sampler)))
 
@@ -74,20 +74,20 @@ class Completion(NoisedPicture):
 class NoiseProbe:
     """More noise than the sampler would add: η of DDIM beyond 1, and a start scaled up; the best of all settings counts.
 
-    Each setting is a try of its own: success at one is a find, as published (best of 24).
+    Each setting is a try of its own: success at one is a find, as published (best of 24). steps: of a walk.
     """
 
     needs, check = (), "weak edit"
 
-    def __init__(self, etas: list[float], scales: list[float], draws: int):
-        self.etas, self.scales, self.draws = etas, scales, draws
+    def __init__(self, etas: list[float], scales: list[float], draws: int, steps: int):
+        self.etas, self.scales, self.draws, self.steps = etas, scales, draws, steps
         self.finds = len(etas) * len(scales)
 
     def forwards(self) -> float:
         return 0.0
 
     def find(self, target: Target, seed: int) -> Iterator[Found]:
-        sampler = target.model.sampler(target.sampling_steps).to(target.device)
+        sampler = target.model.sampler(self.steps).to(target.device)
         if not isinstance(sampler, DDIM) or sampler.v_prediction:
             raise UserError(f"attack=noise adds DDIM's own noise to ε-prediction, which {target.model.name} does not have")
         condition = target.condition([target.prompt])

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from esd.erasing.walks import predict, select_rows
 from esd.models.family import Condition, Model
-from esd.sample.sampling import finish, pictures_at_once
+from esd.sample.sampling import finish, pictures_at_once, sampler_of
 
 POSITIONS = 50  # of the schedule that attacks train on
 SNR = 5.0  # min-SNR-5 weights (Hang et al. 2023, arXiv 2303.09556)
@@ -73,6 +73,7 @@ class Target:
     synonyms: list[str]
     guidance: float
     sampling_steps: int
+    sampler: str = "own"  # of pictures: as sample() is told
     base_knows: bool = True  # whether θ* knows the concept: not that of a control
 
     @property
@@ -87,7 +88,7 @@ class Target:
 
     def draw(self, condition: Condition, seeds: Sequence[int], denoiser: nn.Module | None = None) -> Tensor:
         """Pictures (n, 3, H, W) under a condition of one row, or of a row for each seed."""
-        sampler = self.model.sampler(self.sampling_steps).to(self.device)
+        sampler = sampler_of(self.model, self.sampling_steps, self.sampler).to(self.device)
         return self.finish(sampler, sampler.start(self.model.noise(seeds)), 0, condition, denoiser)
 
     def finish(self, sampler, x: Tensor, position: int, condition: Condition, denoiser: nn.Module | None = None) -> Tensor:

@@ -16,8 +16,9 @@ from esd.files import atomic_write, read_json
 from esd.report.result import GALLERY, KEYS, ROOT, file_hash, weights_hash
 
 ORDER = (
-    "gallery", "model-quality", "twin-quality", "by-eye", "objects", "objects-seed-0", "default", "eta", "preserve", "many",
-    "many-preserve_weight-0", "frontier", "lookalikes", "attack", "against", "lora", "memory", "cards", "bench", "solver",
+    "gallery", "model-quality", "twin-quality", "by-eye", "objects", "objects-seed-0", "default", "default-seed-0", "eta",
+    "preserve", "many",
+    "lookalikes", "attack", "against", "lora", "memory", "cards", "bench", "solver",
     "quality", "until-erased", "small-batch", "faults",
 )  # fmt: skip
 HEAD = """# Results

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from esd.protocols import Row
 
 VERSION = 1  # of the files' layout and of what they depend on
 LIMIT = 2.0  # GB
-CHUNK = 64  # pictures drawn and kept at once: what a run that is cut short does not lose
+SHARES = 4  # of what is to be drawn: each is kept when it is drawn, and may be another process's
 
 
 def precision_of(device: torch.device, dtype: torch.dtype) -> str:
@@ -75,27 +75,42 @@ class BasePictures(TensorStore):
         """
         asked = {row.file: row for row in rows}  # a picture that counts in two groups is one
         key = self.key(of)
+        found, used = self.kept(key, set(asked))
+        done(len(found))
+        shares: dict[str, list[Row]] = {}  # drawn under a lock each, so that processes which want the same share the work
+        for name, row in asked.items():
+            if name not in found:
+                shares.setdefault(f"{key}.{int(hashlib.sha256(name.encode()).hexdigest(), 16) % SHARES}", []).append(row)
+        for wait in (False, True):  # first what no other process is drawing now
+            for share, its in list(shares.items()):
+                with self.claim(share, wait) as had:
+                    if not had:
+                        continue
+                    there, files = self.kept(key, {row.file for row in its})  # another process may have been here
+                    done(len(there))
+                    found |= there
+                    used += files
+                    if missing := [row for row in its if row.file not in found]:
+                        drawn = in_bytes(draw(missing))
+                        made = {row.file: picture.contiguous() for row, picture in zip(missing, drawn, strict=True)}
+                        found |= made
+                        with contextlib.suppress(OSError, UserError):
+                            used.append(self.written(key, made, of))
+                    del shares[share]
+        if used:
+            self.trim(key, used)
+        return torch.stack([found[row.file] for row in rows])
+
+    @contextlib.contextmanager
+    def claim(self, name: str, wait: bool) -> Iterator[bool]:
+        """A lock on what is to be drawn (False: another process has it); where no file can be written, had by everybody."""
         with contextlib.ExitStack() as held:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(self.lock(key))
+                had = held.enter_context(self.lock(name, wait))
             except OSError:
-                found, used = {}, None
-            else:
-                found, used = self.kept(key, set(asked))
-            done(len(found))
-            missing = [row for name, row in asked.items() if name not in found]
-            for i in range(0, len(missing), CHUNK):
-                part = missing[i : i + CHUNK]
-                drawn = in_bytes(draw(part))
-                made = {row.file: picture.contiguous() for row, picture in zip(part, drawn, strict=True)}
-                found |= made
-                if used is not None:
-                    with contextlib.suppress(OSError, UserError):
-                        used.append(self.written(key, made, of))
-            if used:
-                self.trim(key, used)
-        return torch.stack([found[row.file] for row in rows])
+                had = True
+            yield had
 
     def key(self, of: dict) -> str:
         return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:24]

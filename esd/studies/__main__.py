@@ -64,7 +64,8 @@ def main() -> None:
     for file in sorted(folder.glob("*/metrics.json")):
         run = json.loads(file.read_text())
         more = judge.look(file.parent, study, run["record"]["concept"])
-        runs.append({"record": run["record"], **{when: run.get(when, {}) | more[when] for when in ("base", "edit")}})
+        figures = {when: run.get(when, {}) | more[when] for when in ("base", "edit")}
+        runs.append({"record": run["record"], "training_seconds": run["training_seconds"], **figures})
     if runs:
         lines = table_of(study, runs)
         write_json(folder / "table.json", {"study": study, "base_hash": base_hash, "lines": lines})
