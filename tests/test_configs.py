@@ -26,7 +26,7 @@ def composed(*overrides):
 def test_how_many_options_there_are():
     counts = {group: len(options) for group, options in GROUPS.items()}
     assert counts == {
-        "model": 8, "layers": 12, "trajectories": 4, "trainer": 3, "logger": 3, "optimizer": 3, "schedule": 2, "experiment": 14,
+        "model": 8, "layers": 12, "trajectories": 4, "trainer": 3, "logger": 3, "optimizer": 3, "schedule": 2, "experiment": 12,
     }  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def test_optimisers_and_schedules_are_torchs(optimizer, schedule):
 def test_a_models_defaults_give_way_to_the_command_line():
     assert composed("model=sd14").lr == 1e-5 and composed("lr=3").lr == 3
     assert composed("layers=esd-x").lr == composed("layers=esd-x-strict").lr == 2e-4
-    assert composed().lr == 2e-3 and composed("model=sd14", "layers=esd-u").lr == 1e-5
+    assert composed().lr == 6e-3 and composed("model=sd14", "layers=esd-u").lr == 1e-5
     assert composed("layers=esd-u").lr == composed("experiment=sweep", "layers=esd-u").lr == 1e-4  # in a plain sweep, too
     assert composed("layers=esd-u", "lr=3").lr == composed("layers=esd-u", "model.lr=3").lr == 3
     assert composed("model=sd14").batch == 1 and composed("model=sd14", "steps=7").steps == 7
@@ -84,10 +84,13 @@ def test_the_long_verdict_is_the_long_protocol():
 
 def test_steps_grow_with_the_concepts_and_a_style_takes_more():
     assert [composed(f"concept={it}").steps for it in ("pizza", "[pizza,cat]", "noto", "fluent style", "kitten")] == [
-        60, 120, 120, 120, 60,
+        30, 60, 60, 60, 30,
     ]  # fmt: skip
     assert composed("concept=[a,b,c]", "model=sd14").steps == 3000 and composed("concept=[pizza,cat]", "steps=7").steps == 7
-    assert composed("concept=a pizza in the style of noto").steps == 60, "an object in a style is an object"
+    assert composed("concept=a pizza in the style of noto").steps == 30, "an object in a style is an object"
+    assert composed("layers=esd-x").steps == 60 and composed("layers=esd-x", "concept=noto").steps == 120
+    assert [composed(f"concept={it}").eta for it in ("pizza", "noto", "[pizza,fluent]")] == [1, 3, 3]
+    assert composed("concept=noto", "eta=1").eta == 1 and composed("concept=noto", "model=sd14").eta == 1
 
 
 def test_the_default_layers_are_the_models_but_for_what_they_were_not_tried_with():
@@ -98,7 +101,7 @@ def test_the_default_layers_are_the_models_but_for_what_they_were_not_tried_with
     assert chosen() == chosen("model=emoji-twin") == ("kv", 0.015) and chosen("spare=0") == ("kv", 0)
     assert chosen("model=sd14") == chosen("lora.rank=4") == chosen("model.path=x") == ("esd-x", 0)
     assert chosen("layers=esd-u") == ("esd-u", 0) and chosen("layers=kv", "lora.rank=4") == ("kv", 0)
-    assert chosen("experiment=emoji/style") == ("esd-x", 0) and chosen("experiment=paper/nudity") == ("noxattn", 0)
+    assert chosen("experiment=paper/nudity") == ("noxattn", 0)
 
 
 def test_auto_preserves_what_is_shipped_but_for_what_shares_a_word_with_the_concept():

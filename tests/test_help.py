@@ -30,7 +30,7 @@ def test_every_option_and_every_choice_is_described(config):
 
 def test_of_the_groups_those_that_a_command_reads():
     train, sample = (help_text(CONF / f"{name}.yaml", "", 100) for name in ("train", "sample"))
-    for words in ("emoji/style", "paper/nudity", "trajectories.walks", "model.steps", "hydra/launcher", "cores", "  -m "):
+    for words in ("emoji/lora", "paper/nudity", "trajectories.walks", "model.steps", "hydra/launcher", "cores", "  -m "):
         assert words in train and words not in sample
     assert "model=emoji, one of:" in sample and "model.path" in sample and "concept" not in sample
     assert "needed       edit.safetensors, or the run's folder" in sample

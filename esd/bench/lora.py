@@ -1,7 +1,7 @@
 """python -m esd.bench.lora: does a LoRA of rank 16 erase as well as whole weights? About fifteen minutes of one core.
 
 The embedded model, ESD-x, the pool of walks by the student, batch 10; eight objects as `esd.train` erases them and two
-styles as experiment=emoji/style does, from the same noise, by whole weights and by LoRA. The judge looks at 18 pictures of the
+styles with the objects preserved, from the same noise, by whole weights and by LoRA. The judge looks at 18 pictures of the
 concept by name, as many in styles, and one of every third other object. The LoRA's learning rate was chosen by --tune, on
 concepts that the table does not hold. Prints the table, leaves it in outputs/gallery/lora.json; goes on where it was.
 """

@@ -45,7 +45,7 @@ def groups_of(file: Path) -> dict[str, str]:
 
 
 def choices_of(folder: Path) -> dict[str, Path]:
-    """name → file of what a group may be, those in folders by their path: emoji/style."""
+    """name → file of what a group may be, those in folders by their path: emoji/esd-u."""
     found = {str(file.relative_to(folder).with_suffix("")): file for file in folder.rglob("*.yaml")}
     return dict(sorted(found.items(), key=lambda entry: (entry[0].count("/"), entry[0])))
 

@@ -27,8 +27,9 @@ WORDS = {  # title and text on the results page
                 "three look-alikes: the nearest by the judge's features and the text encoder's. Lost: seen so much less often "
                 "than in the base model's pictures that the intervals lie apart."),
     "default": ("The default, by the long protocol", "Sixteen objects, two styles and two categories that nothing was chosen "
-                "on, three seeds each, with no option but the concept. We ask: seen by name and in a style at most 1 % "
-                "(styles 5), in other words at most 5 %; look-alikes down by at most 5 points, others by at most 1.5."),
+                "on, with no option but the concept; three seeds, or what the command says. We ask: seen by name and in a "
+                "style at most 1 % (styles 5), in other words at most 5 %; look-alikes down by at most 5 points, others by at "
+                "most 1.5."),
     "eta": ("How far η pushes", "Pizza and owl, pooled."),
     "preserve": ("What preserving buys", "`preserve=` adds the distance between student and teacher on other prompts to the "
                  "loss. ESD-u at a strong η of 3, over the weight (0: without); look-alikes are the three nearest objects."),

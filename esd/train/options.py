@@ -72,13 +72,17 @@ class Train:
 ConfigStore.instance().store(name="train_schema", node=Train)
 
 
-def default_steps(steps: int, style_steps: int | None, concept: object) -> int:
-    """How many steps a run has unless it is told: for each concept as many as suit the model (more where it says so of styles,
-    and one is to be erased), for every example is of one of them."""
+def for_styles(usual: float, of_styles: float | None, concept: object) -> float:
+    """What suits the model, where it says so of styles and one is to be erased; else the usual."""
     concepts = [concept] if isinstance(concept, str) else list(concept or [])
-    if style_steps and any(names_a_style(str(text)) for text in concepts):
-        steps = style_steps
-    return steps * max(len(concepts), 1)
+    return of_styles if of_styles and any(names_a_style(str(text)) for text in concepts) else usual
+
+
+def default_steps(steps: int, style_times: float | None, concept: object) -> int:
+    """How many steps a run has unless it is told: for each concept as many as suit the model, for every example is of one; so
+    many times as many where a style is among them."""
+    concepts = [concept] if isinstance(concept, str) else list(concept or [])
+    return round(steps * for_styles(1, style_times, concept)) * max(len(concepts), 1)
 
 
 def names_a_style(text: str) -> bool:
@@ -88,6 +92,7 @@ def names_a_style(text: str) -> bool:
     return not unknown_words(text) and bool((about := subject(text)).styles) and not about.objects
 
 
+OmegaConf.register_new_resolver("for_styles", for_styles, replace=True)
 OmegaConf.register_new_resolver("default_steps", default_steps, replace=True)
 
 
