@@ -107,7 +107,7 @@ def main() -> None:
         rows = [[phase, *(round(seconds[phase], 1) for seconds in found.values())] for phase in (*PHASES, "whole")]
         write_result(
             "phases", title="What a person waits for", columns=["phase", *(f"{name}, seconds" for name in found)], rows=rows,
-            text=f"`{typed}` as it is typed, from the command until the prompt is back, as a second run on a machine: beside the "
+            text=f"`{typed}` as it is typed, from the command until the prompt is back, a second run on a machine: beside the "
             f"commit {list(found)[1]}, in turn with it; medians of {options.turns}.",
             command=f"python -m esd.bench.phases --against <a checkout of {list(found)[1]}>",
             makers=["esd/bench/phases.py", "esd/bench/phase_marks.py"],
