@@ -5,12 +5,20 @@ import json
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from families import PIPELINES, built
 from PIL import Image
 from tiny import trained_for
 
-from esd import UserError
+from esd import UserError, models
+from esd.bench import given_pictures
+from esd.emoji import art, words
+from esd.emoji.subject import Subject
+from esd.erasing import naming
 from esd.erasing.concepts import Concept, Draws, preserved
 from esd.erasing.pictures import Pictures, picture_files, read_pictures
+from esd.train.__main__ import with_pictures
+from esd.train.found import unnamed
+from esd.train.options import run_name
 
 
 @pytest.fixture
@@ -23,6 +31,12 @@ def folder(tmp_path):
     half.save(tmp_path / "c.webp", lossless=True)
     (tmp_path / "notes.txt").write_text("no picture")
     return tmp_path
+
+
+def drawings(name):
+    """The object in the four styles: (4, 4, 128, 128)."""
+    pictures, noun, _ = art.objects()
+    return pictures[noun == list(words.OBJECTS).index(name)]
 
 
 def test_pictures_are_square_and_what_is_transparent_is_white(folder):
@@ -97,23 +111,116 @@ def test_a_folder_without_pictures_is_refused(tmp_path, what, said):
 
 @pytest.mark.run
 def test_a_drawing_is_erased_from_the_command_line(esd, tmp_path):
-    from esd.emoji import art, words
-
-    pictures, noun, style = art.objects()
-    of = (noun == list(words.OBJECTS).index("pizza")) & (style == 0)
-    drawn = art.variants(pictures[of], 4, torch.Generator().manual_seed(0))[0]
-    (tmp_path / "given").mkdir()
-    for i, one in enumerate(drawn):
-        Image.fromarray(one.permute(1, 2, 0).numpy()).save(tmp_path / f"given/{i}.png")
+    given_pictures.write_given(drawings("pizza")[:1], tmp_path / "given")
     done = esd(
         "train", "concept=a pizza in the style of noto", f"images={tmp_path / 'given'}", "preserve=a cat,a dog", "steps=2",
         "batch=2", "grid=4", "logger=none", "evaluate=false", f"hydra.run.dir={tmp_path / 'run'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "run/metrics.json").read_text())["record"]["trajectories"]
-    assert record["name"] == "pictures" and record["pictures"] == 4 and len(record["images_sha256"]) == 16
+    assert record["name"] == "pictures" and record["pictures"] == given_pictures.GIVEN and len(record["images_sha256"]) == 16
     assert (tmp_path / "run/grid.png").is_file()
     missing = esd("train", "concept=pizza", "trajectories=pictures")
     assert missing.returncode == 2 and "give a folder with pictures" in missing.stderr
     refused = esd("train", "concept=pizza", f"images={tmp_path / 'nowhere'}")
     assert refused.returncode == 2 and "is no folder: give a folder with pictures" in refused.stderr
+
+
+def test_the_word_that_is_found_is_the_one_whose_drawings_were_given():
+    model = models.load(None, "emoji")
+    given = art.variants(drawings("banana"), 4, torch.Generator().manual_seed(0)).flatten(0, 1) / 255
+    forwards = []
+    with given_pictures.mixed():
+        found = naming.text_of(model, model.latents(given), 0, unnamed("emoji"), forwards.append)
+    assert found in words.ways_to_say("banana") and sum(forwards) == naming.FORWARDS
+    assert "taker" in unnamed("emoji") and not unnamed("emoji") & set(words.OBJECTS) and unnamed("sd14") == set()
+
+
+@pytest.mark.parametrize("family", ["sd14", "sd21", "sdxl"])
+def test_a_word_is_a_function_of_pictures_and_seed_in_every_family(family):
+    model = models.from_pipeline(built(family), family)
+    x_0, before = model.noise([1, 2, 3]), {name: tensor.clone() for name, tensor in model.denoiser.state_dict().items()}
+    found = naming.text_of(model, x_0, 0)
+    assert found == naming.text_of(model, x_0, 0) and len(found) == 1, "the tiny vocabulary is one of letters"
+    assert naming.text_of(model, x_0, 0, leave_out=[found]) != found
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.denoiser.state_dict().items())
+
+
+def test_words_are_tried_on_the_same_noises_and_the_best_is_first(tiny):
+    x_0, sampler = tiny.noise([1, 2]), tiny.sampler(naming.POSITIONS)
+    words_first = naming.best_first(tiny, sampler, x_0, ["cat", "dog", "owl", "cat"], 8, 0, lambda n: None)
+    assert (
+        sorted(words_first) == ["cat", "cat", "dog", "owl"]
+        and abs(words_first.index("cat") - words_first[::-1].index("cat")) < 3
+    )
+    drawn = naming.noised(x_0, 8, torch.Generator().manual_seed(0))
+    assert drawn[2].max() < naming.POSITIONS / 2, "the noisier half"
+    with torch.no_grad():
+        own = [
+            naming.losses(tiny, sampler, {k: v.expand(8, -1, -1) for k, v in tiny.encode([word]).items()}, *drawn).mean().item()
+            for word in words_first
+        ]
+    assert own == pytest.approx(sorted(own), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", sorted(set(PIPELINES) - {"sd14", "sd15", "sd21", "sdxl"}))
+def test_two_vocabularies_have_no_common_word(family):
+    model = models.from_pipeline(built(family), family)
+    with pytest.raises(UserError, match=f"{family} reads prompts with two vocabularies: give concept=… beside images="):
+        naming.text_of(model, model.noise([1]), 0)
+
+
+def test_pictures_alone_ask_for_a_text():
+    source = ["trajectories=pictures", "trajectories.images=a/koala"]
+    assert with_pictures(["images=a/koala", "eta=2"]) == [*source, "concept=auto", "eta=2"]
+    assert with_pictures(["-m", "images=a/koala"]) == ["-m", *source, "concept=auto"]
+    for typed in ("concept=cat", "experiment=paper/nudity", "resume=outputs/x"):
+        assert with_pictures([typed, "images=a/koala"]) == [typed, *source]
+    assert with_pictures(["concept=cat", "eta=1"]) == ["concept=cat", "eta=1"]
+    assert run_name("auto", "a/Grumpy cat/") == "images-grumpy-cat" and run_name(["cat", "dog"], None) == "cat-dog"
+
+
+@pytest.mark.run
+def test_pictures_without_a_text_are_erased_from_the_command_line(esd, tmp_path):
+    """The record has the found text, the folder is named after the pictures, a finished run knows itself again."""
+    given_pictures.write_given(drawings("cat"), tmp_path / "my cats")
+    options = ("steps=2", "batch=2", "grid=4", "logger=none")
+    done = esd("train", f"images={tmp_path / 'my cats'}", *options, judging_steps=1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "outputs/train").glob("*/*-images-my-cats")
+    metrics = json.loads((run / "metrics.json").read_text())
+    (text,) = metrics["record"]["concept"]
+    assert text in words.ways_to_say("cat") and f"'{text}', found by inversion" in done.stdout
+    assert "concept=auto" in metrics["record"]["command"] and "erased" in metrics["edit"], "it is judged by the found text"
+    again = esd("train", f"resume={run}", cwd=tmp_path)
+    assert again.returncode == 0 and "Nothing is left to do" in again.stdout
+    for asked in (["concept=auto"], ["concept=auto", "trajectories=student"]):
+        refused = esd("train", *asked, cwd=tmp_path)
+        assert refused.returncode == 2 and refused.stderr.splitlines() == [
+            "error: concept=auto is found in pictures: give images=folder/ beside it, or name the concept"
+        ]
+
+
+def test_a_word_that_names_nothing_is_not_judged_and_spares_every_object():
+    from test_configs import composed
+
+    from esd.train.run_prompts import spared_by_default
+    from esd.train.verdict import short_protocol
+
+    for text in ("emoji", "abacus"):  # of the second the judge knows not even the word
+        assert "names no object and no style" in short_protocol(composed(), [Concept(text)])
+        assert {words.with_article(noun) for noun in words.OBJECTS} <= set(spared_by_default("emoji", [Concept(text)]))
+
+
+def test_the_demonstrations_count_what_they_do_not_train_on():
+    rows = given_pictures.asked("pizza", "noto")
+    assert [len(its) for its in rows.values()] == [24] * 4
+    erased, same, others, rest = rows.values()
+    assert {row.subject for row in erased} == {Subject(frozenset(["pizza"]), frozenset(["noto"]))}
+    assert all("noto" not in row.prompt for row in (*same, *rest)) and all(
+        "pizza" not in row.prompt for row in (*others, *rest)
+    )
+    kept = given_pictures.preserved("pizza", "noto").split(",")
+    assert not {row.prompt for row in (*erased, *others, *rest)} & set(kept) and {row.prompt for row in same} <= set(kept)
+    never_drawn = {noun for noun, style in words.held_out_pairs() if style == "noto"}
+    assert not {noun for row in others for noun in row.subject.objects} & never_drawn

@@ -23,8 +23,9 @@ ROOMS = {  # from the ground up: a room may import those named beside it, and on
     "train": f"__init__ files {BELOW}",
     **dict.fromkeys(("__main__", "cache", "export", "report"), f"__init__ files {BELOW}"),
     "pretrain": f"__init__ files {BELOW} report",
-    **dict.fromkeys(("bench", "dashboard", "evaluate"), f"__init__ files {BELOW} train report"),
+    **dict.fromkeys(("dashboard", "evaluate"), f"__init__ files {BELOW} train report"),
     "attack": f"__init__ files {BELOW} train evaluate",
+    "bench": f"__init__ files {BELOW} train report attack",
     "studies": f"__init__ files {BELOW} train report attack",
 }
 NEVER = {"hydra", "wandb", "rich"}  # in the method, which must serve without a command

@@ -8,8 +8,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import esd.train.options  # noqa: F401  (registers the options' types)
 from esd.command.entry import CONF
+from esd.files import write_json
 from esd.metrics.counts import rate_figure
-from esd.studies import study
+from esd.studies import attack, study
 
 RUNS = {"objects": 72, "default": 60, "eta": 16, "preserve": 8, "many": 4}
 
@@ -89,3 +90,14 @@ def test_lines_pool_counts_and_not_rates(capsys):
     assert [line["concepts"] for line in few] == [1] and study.columns_and_rows("many", few)[1][0][-1] == "9 s"
     beside = study.table_of("preserve", [run("axe", "esd-u", 0, 84)])
     assert "axe others right" in study.columns_and_rows("preserve", beside)[0]
+
+
+def test_attacks_are_made_on_the_edits_that_a_study_has(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = attack.FOLDER / "pizza" / "kv"
+    assert attack.erased("pizza", "kv") == mine
+    for n, (layers, seed) in enumerate([("esd-x", 0), ("kv", 1), ("kv", 0)]):
+        folder = tmp_path / "outputs/studies/objects-seed-0" / f"{n}-pizza"
+        write_json(folder / "metrics.json", {"record": {"concept": ["pizza"], "layers": layers, "seed": seed}})
+    assert attack.erased("pizza", "kv").name == "2-pizza" and attack.erased("pizza", "esd-u").parent == mine.parent
+    assert attack.main(["rules=esd-y"]) == 2

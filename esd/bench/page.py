@@ -17,8 +17,8 @@ from esd.report.result import GALLERY, KEYS, ROOT, file_hash, weights_hash
 
 ORDER = (
     "gallery", "model-quality", "twin-quality", "by-eye", "objects", "objects-seed-0", "default", "default-seed-0", "eta",
-    "preserve", "many",
-    "lookalikes", "attack", "against", "lora", "memory", "cards", "bench", "solver",
+    "preserve", "many", "given-pictures",
+    "lookalikes", "attack", "against", "lora", "memory", "cards", "bench", "phases", "solver",
     "quality", "until-erased", "small-batch", "faults",
 )  # fmt: skip
 HEAD = """# Results

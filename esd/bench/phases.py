@@ -2,7 +2,7 @@
 
 Runs the command as it is typed, with a clock around its parts, and prints how long each takes: the median of several turns.
 Before the first a run fills the cache, so that what is timed is a second run on a machine. --against names another checkout of
-this repository, which is run in turn with this one. What is found is kept in --out.
+this repository, which is run in turn with this one; then the table is left in outputs/gallery/phases.json, too.
 """
 
 from __future__ import annotations
@@ -75,6 +75,12 @@ def measure(checkouts: dict[str, Path], options: Sequence[str], turns: int) -> d
     }
 
 
+def commit_of(checkout: Path) -> str:
+    """The short hash of what is checked out there; its folder's name where git does not know."""
+    git = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(git, capture_output=True, text=True).stdout.strip() or checkout.name
+
+
 def main() -> None:
     from esd.command.entry import ArgumentParser
 
@@ -82,22 +88,30 @@ def main() -> None:
     parser.add_argument("options", nargs="*", default=["concept=pizza"], help="of the command (concept=pizza)")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout of this repository")
     parser.add_argument("--turns", type=int, default=5, help="how often each is timed (5)")
-    parser.add_argument("--out", type=Path, default=Path("outputs/bench-phases.json"), help="the results' file")
     options = parser.parse_intermixed_args()
     if options.against and not (options.against / "esd" / "train").is_dir():
         parser.error(f"--against {options.against} is no checkout of this repository")
     from rich.console import Console
     from rich.table import Table
 
-    from esd.files import write_json
+    from esd.report.result import write_result
 
-    checkouts = {"here": ROOT} | ({"against": options.against.resolve()} if options.against else {})
+    checkouts = {"here": ROOT} | ({commit_of(options.against): options.against.resolve()} if options.against else {})
     found = measure(checkouts, options.options, options.turns)
-    write_json(options.out, {"options": options.options, "turns": options.turns, "seconds": found})
     table = Table(f"python -m esd.train {' '.join(options.options)}", *found, box=None)
     for phase in (*PHASES, "whole"):
         table.add_row(phase, *(f"{seconds[phase]:.1f} s" for seconds in found.values()))
     Console(highlight=False).print(table)
+    if options.against:
+        typed = f"python -m esd.train {' '.join(options.options)}"
+        rows = [[phase, *(round(seconds[phase], 1) for seconds in found.values())] for phase in (*PHASES, "whole")]
+        write_result(
+            "phases", title="What a person waits for", columns=["phase", *(f"{name}, seconds" for name in found)], rows=rows,
+            text=f"`{typed}` as it is typed, from the command until the prompt is back, a second run on a machine: beside the "
+            f"commit {list(found)[1]}, in turn with it; medians of {options.turns}.",
+            command=f"python -m esd.bench.phases --against <a checkout of {list(found)[1]}>",
+            makers=["esd/bench/phases.py", "esd/bench/phase_marks.py"],
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

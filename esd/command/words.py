@@ -18,7 +18,7 @@ from esd import UserError
 TEXT_OPTIONS = ("concept", "erase_from", "prompt", "templates")  # options whose values are people's words, not Hydra's grammar
 LIST_OPTIONS = ("concept", "erase_from", "preserve")  # those that a comma divides
 PATH_OPTIONS = ("edit", "resume", "out", "init", "preserve")  # options whose values may hold what that grammar has no place for
-GROUP_PATH_OPTIONS = ("path", "csv", "real", "folder")  # those in a group: model.path, protocol.csv, …
+GROUP_PATH_OPTIONS = ("path", "csv", "real", "folder", "images")  # those in a group: model.path, protocol.csv, …
 PLAIN_VALUE = r"[\w/\-\\+.$%*@?|: ]*"  # what it takes as it stands
 
 

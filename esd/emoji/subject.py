@@ -51,6 +51,11 @@ def subject(text: str, option: str = "concept") -> Subject:
     return Subject(frozenset(objects), frozenset(name for name in named if name in words.STYLES))
 
 
+def names_anything(text: str) -> bool:
+    """Whether it names an object or a style that the judge can look for."""
+    return not unknown_words(text) and subject(text) != Subject()
+
+
 def _names(found: list[str]) -> Iterator[str]:
     """What is named in these words, also in other words and languages; of overlapping phrases the longest."""
     known, at = words.names(), 0

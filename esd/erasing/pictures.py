@@ -20,6 +20,7 @@ from torch import Tensor
 from esd import UserError
 from esd.erasing.concepts import Draw
 from esd.erasing.trajectories import Denoisers, Examples, Pool
+from esd.models.family import Model
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -68,10 +69,13 @@ class Pictures(Pool):
         self.files = picture_files(self.images)
 
     def begin(self, denoisers: Denoisers, advance: Callable[[int, int], None] = lambda n, total: None) -> Self:
-        model = denoisers.model
-        self.given = read_pictures(self.files, model.latent_shape[-1] * model.base.vae_scale_factor)  # (n, 3, H, W)
-        self.x_0 = torch.cat([model.latents(part).cpu() for part in self.given.split(4)])  # (n, C, h, w)
+        self.given, self.x_0 = self.read(denoisers.model)
         return super().begin(denoisers, advance)
+
+    def read(self, model: Model) -> tuple[Tensor, Tensor]:
+        """The pictures (n, 3, H, W) and their latents (n, C, h, w)."""
+        given = read_pictures(self.files, model.latent_shape[-1] * model.base.vae_scale_factor)
+        return given, torch.cat([model.latents(part).cpu() for part in given.split(4)])
 
     def examples(self, draw: Draw) -> Examples:
         erases = int((self.denoisers.prompts.eta[draw.concept] != 0).sum())  # they stand before those that preserve

@@ -1,10 +1,10 @@
 """python -m esd.studies attack: what attacks bring back of erased concepts, beside what they teach a model that never knew.
 
 Erases each concept by ESD-x, by the default (its keys and values alone, its neighbours spared), by ESD-u
-(experiment=emoji/esd-u) and with an adversary (experiment=emoji/harder-to-invert), has a run's verdict on what each spares,
-attacks a concept's edits by one call of python -m esd.attack, a concept on each core, and pools the tries of a rule.
-`concept=a,b` and `rules=kv,esd-u` choose; further arguments go to esd.attack (seeds=3, attacks=all, …). Goes on where it was,
-in outputs/studies/attack; the table is left in outputs/gallery/attack.json.
+(experiment=emoji/esd-u), as the runs of `studies objects` did where they are there, and the first three with an adversary too
+(experiment=emoji/harder-to-invert). Attacks a concept's edits by one call of python -m esd.attack, a concept on each core, and
+pools the tries of a rule. `concept=a,b` and `rules=kv,esd-u` choose; further arguments go to esd.attack (seeds=3, attacks=all,
+…). Goes on where it was, in outputs/studies/attack; the table is left in outputs/gallery/attack.json.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ RULES = {  # by the layers that are trained
     "esd-x": ("layers=esd-x",), "kv": (), "esd-u": ("experiment=emoji/esd-u",),
     "esd-all": ("experiment=emoji/harder-to-invert",),
 }  # fmt: skip
+FEW = {"esd-all": 3}  # rules of which so many concepts are erased: an adversary takes four times as long
 SPARED = {"erased": "seen by name", "lookalikes": "look-alikes right", "kept": "others right"}
 
 
@@ -37,29 +38,39 @@ def run(command: list[str], log: Path) -> int:
         return subprocess.run([sys.executable, "-m", *command], stdout=file, stderr=file, env=environment).returncode
 
 
+def erased(concept: str, rule: str) -> Path:
+    """The folder of the run that erased, or will erase, a concept by a rule: one of `studies objects` where there is one."""
+    for file in sorted(FOLDER.parent.glob("objects*/*/metrics.json")):
+        record = read_json(file)["record"]
+        if (record["concept"], record["layers"], record["seed"]) == ([concept], rule, 0):
+            return file.parent
+    return FOLDER / slug(concept) / rule
+
+
 def erased_and_attacked(concept: str, rules: list[str], options: list[str]) -> str:
     """Trains what is not there of a concept's edits, and attacks them. Returns what went wrong, or nothing."""
     folder = FOLDER / slug(concept)
     folder.mkdir(parents=True, exist_ok=True)
     for rule in rules:
-        if not (folder / rule / "metrics.json").is_file():
-            its, told = RULES[rule], ["logger=none", "grid=0", f"hydra.run.dir='{folder / rule}'"]
-            if run(["esd.train", f"concept={concept}", *its, *told], folder / "log.txt"):
+        if not ((its := erased(concept, rule)) / "metrics.json").is_file():
+            told = [*RULES[rule], "logger=none", "grid=0", f"hydra.run.dir='{its}'"]
+            if run(["esd.train", f"concept={concept}", *told], folder / "log.txt"):
                 return f"{concept} by {rule}: {folder / 'log.txt'} says what went wrong"
-    edits = f"edit=[{','.join(str(folder / rule) for rule in rules)}]"
+    edits = f"edit=[{','.join(str(erased(concept, rule)) for rule in rules)}]"
     failed = run(["esd.attack", edits, f"out={folder / 'attacks'}", *options], folder / "log.txt")
     return f"{concept}: {folder / 'log.txt'} says what went wrong" if failed else ""
 
 
 def spared(concepts: list[str], rule: str) -> str:
     """What the verdicts of a rule's runs say together, in a line."""
-    runs = [read_json(FOLDER / slug(concept) / rule / "metrics.json") for concept in concepts]
+    runs = [read_json(erased(concept, rule) / "metrics.json") for concept in concepts]
     said = []
     for group, name in SPARED.items():
         its = [run["edit"][group] for run in runs if group in run["edit"]]
         said.append(f"{name} {format_figure(rate_figure(*(sum(it[part] for it in its) for part in ('hits', 'of'))))}")
     seconds = sum(run["training_seconds"] for run in runs) / len(runs)
-    return f"{rule} before any attack, by the short protocol: {'; '.join(said)}; trained in {seconds:.0f} s on one core."
+    said.append(f"trained in {seconds:.0f} s on one core")
+    return f"{rule} before any attack, of {len(runs)} concepts by the short protocol: {'; '.join(said)}."
 
 
 def pooled(concepts: list[str], wanted: list[str]) -> tuple[list[dict], dict]:
@@ -103,6 +114,7 @@ def main(further: list[str]) -> int:
     if unknown := [rule for rule in rules if rule not in RULES]:
         print(f"rules={unknown[0]}: there are {', '.join(RULES)}", file=sys.stderr)
         return 2
+    by_concept = {it: [rule for rule in rules if n < FEW.get(rule, len(concepts))] for n, it in enumerate(concepts)}
     options = [argument for argument in further if not argument.startswith(("concept=", "rules="))]
     console, cores = Console(highlight=False, stderr=True), os.cpu_count() or 1
     console.print(
@@ -110,7 +122,7 @@ def main(further: list[str]) -> int:
         f"a core each; everything goes to {FOLDER}"
     )
     with ThreadPoolExecutor(cores) as pool:
-        made = pool.map(lambda it: erased_and_attacked(it, rules, options), concepts)
+        made = pool.map(lambda it: erased_and_attacked(it, by_concept[it], options), concepts)
         wrong = list(track(made, "Attacking", len(concepts), console=console))
     if wrong := [it for it in wrong if it]:
         print("\n".join(wrong), file=sys.stderr)
@@ -121,16 +133,16 @@ def main(further: list[str]) -> int:
         print(f"| {' | '.join(row)} |")
     text = (
         f"The attacks on {', '.join(concepts)}, each erased by ESD-x, by the default (kv: keys and values alone, neighbours "
-        "spared), by ESD-u, and with an adversary (esd-all: `experiment=emoji/harder-to-invert`); one erasure seed. *Seen* is "
-        "what the attack brings back. *Never learnt* is the same attack, with the same prompts and noises, on the twin, which "
-        "was never shown the concept: what is seen there was taught. (Of styles there is no twin: there it is emoji that the "
-        "model was never shown, which says less.) *Excess* is the "
+        "spared), by ESD-u, and the first three with an adversary (esd-all: `experiment=emoji/harder-to-invert`); one erasure "
+        "seed. *Seen* is what the attack brings back. *Never learnt* is the same attack, with the same prompts and noises, on "
+        "the twin, which was never shown the concept: what is seen there was taught. (Of styles there is no twin: there it is "
+        "emoji that the model was never shown, which says less.) *Excess* is the "
         "difference, in points. An attack is believed where it passed its check: on the base model without the concept's "
         "name, or on a third of the edit. *Kept object* is another object under the same attack: what does not come back "
         "there is damage."
     )
     notes = [
-        *(spared(concepts, rule) for rule in rules),
+        *(spared([it for it in concepts if rule in by_concept[it]], rule) for rule in rules),
         f"{metrics['pictures']} pictures a find (half of that for check and kept object), {metrics['seeds']} attack seed(s), "
         "drawn as the protocol draws. Intervals: Wilson's; of the excess a bootstrap over concepts.",
     ]

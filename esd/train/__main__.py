@@ -17,14 +17,14 @@ from esd.files import atomic_write, is_disk_full, remove_partial_files
 from esd.models.quiet import silence_libraries
 from esd.train import sweeps
 from esd.train.announcement import announce_erasing
-from esd.train.options import check_train_options
+from esd.train.options import AUTO, as_found_before, check_train_options, is_to_be_found
 from esd.train.resume import resumed_run, without_resume
 
 
 def resume_arguments(arguments: list[str]) -> list[str]:
     """resume=<run folder>: that run's own options, in its own folder; images=<folder>: the source that takes pictures.
     experiment=null is what stands in conf/train.yaml, but typed it ends in a traceback of Hydra's."""
-    arguments = [part for argument in arguments for part in source_of_pictures(argument) if part != "experiment=null"]
+    arguments = with_pictures([argument for argument in arguments if argument != "experiment=null"])
     if any(argument in ("-m", "--multirun") for argument in arguments):
         return sweeps.with_sweep_folder(arguments)
     if not IS_MAIN_PROCESS:  # Lightning starts further ranks with the first one's arguments, and the first keeps the log
@@ -33,9 +33,16 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     return arguments if folder in ("", "null") else resumed_run(folder, arguments)
 
 
-def source_of_pictures(argument: str) -> list[str]:
-    key, _, folder = argument.partition("=")
-    return ["trajectories=pictures", f"trajectories.images={folder}"] if key == "images" else [argument]
+def with_pictures(arguments: list[str]) -> list[str]:
+    """images=<folder> as Hydra takes it; the concept's text is to be found where nothing that was typed may name it."""
+    options = dict(argument.partition("=")[::2] for argument in arguments)
+    if "images" not in options:
+        return arguments
+    named = {"concept", "experiment", "--config-name", "-cn"} & set(options)
+    named = named or options.get("resume", "null") not in ("", "null", "true")  # a folder, whose run has its concept
+    pictures = ["trajectories=pictures", f"trajectories.images={options['images']}", *([] if named else [f"concept={AUTO}"])]
+    at = next(i for i, argument in enumerate(arguments) if argument.startswith("images="))
+    return [*arguments[:at], *pictures, *arguments[at + 1 :]]
 
 
 def record_resumed_options(folder: Path, cfg: DictConfig, task: list[str]) -> None:
@@ -89,7 +96,7 @@ def main(cfg: DictConfig) -> float:
     if cfg.model.name == "emoji" and (cfg.model.path is None or cfg.evaluate):  # its judge knows its words only
         from esd.emoji.subject import subject
 
-        for option in ("concept", "erase_from"):
+        for option in ("erase_from",) if is_to_be_found(cfg) else ("concept", "erase_from"):
             for text in texts(cfg[option], option) if cfg[option] else []:
                 subject(text, option)
     check_model(cfg.model)
@@ -109,6 +116,7 @@ def main(cfg: DictConfig) -> float:
         try:
             if cfg.resume and IS_MAIN_PROCESS:
                 remove_partial_files(folder)
+            cfg = as_found_before(cfg, folder)
             if cfg.resume and (finished := finished_objective(cfg, folder, sweep)) is not None:
                 return finished
             if cfg.resume and IS_MAIN_PROCESS and not sweep:

@@ -17,6 +17,7 @@ from esd.command.checks import texts
 from esd.command.signals import IS_MAIN_PROCESS
 from esd.models.prediction import spoken_of
 from esd.train import sweeps
+from esd.train.options import is_to_be_found
 
 if TYPE_CHECKING:
     from esd.erasing.run import Run
@@ -86,7 +87,8 @@ def announce_erasing(cfg: DictConfig) -> None:
     """The first line, as soon as the options are known to be right: what is erased."""
     concepts = texts(cfg.concept, "concept")
     sources = texts(cfg.erase_from, "erase_from") if cfg.erase_from else [""]  # one for each, or one for all
-    named = [f"'{text}'" + (f" from '{f}'" if f else "") for text, f in zip(concepts, itertools.cycle(sources), strict=False)]
+    concepts = [f"what {cfg.trajectories.images} shows"] if is_to_be_found(cfg) else [f"'{text}'" for text in concepts]
+    named = [text + (f" from '{f}'" if f else "") for text, f in zip(concepts, itertools.cycle(sources), strict=False)]
     more = f" and {len(named) - 8} more" if len(named) > 8 else ""
     say("Erase", f"{', '.join(named[:8])}{more} from {cfg.model.name}, η = {cfg.eta:g}")
 

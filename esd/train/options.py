@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from esd import UserError
-from esd.command.checks import require_at_least, require_one_of
+from esd.command.checks import require_at_least, require_one_of, texts
 from esd.erasing.checks import check_lora, check_options
+from esd.files import slug
 from esd.models import DTYPES
 
 
@@ -92,13 +95,41 @@ def names_a_style(text: str) -> bool:
     return not unknown_words(text) and bool((about := subject(text)).styles) and not about.objects
 
 
+AUTO, FOUND = "auto", "concept.txt"  # concept=auto: found in the pictures given; in the run's folder, where it was found
+
+
+def is_to_be_found(cfg: Mapping) -> bool:
+    """Whether the concept is given as pictures alone (esd/erasing/naming.py finds its text)."""
+    return texts(cfg["concept"], "concept") == [AUTO]
+
+
+def with_concept(cfg: DictConfig, text: str) -> DictConfig:
+    """The configuration with the text that was found."""
+    return OmegaConf.merge(cfg, {"concept": text})
+
+
+def as_found_before(cfg: DictConfig, folder: Path) -> DictConfig:
+    """A run that goes on, with the text that it found when it was begun."""
+    file = folder / FOUND
+    known = cfg.resume and is_to_be_found(cfg) and file.is_file()
+    return with_concept(cfg, file.read_text(encoding="utf-8").strip()) if known else cfg
+
+
+def run_name(concept: object, images: str | None) -> str:
+    """What a run's folder is called: its concept, or the folder of pictures that stands for it."""
+    return slug(f"images-{Path(images).name}" if concept == AUTO and images else concept)
+
+
 OmegaConf.register_new_resolver("for_styles", for_styles, replace=True)
 OmegaConf.register_new_resolver("default_steps", default_steps, replace=True)
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
 def check_train_options(cfg: DictConfig) -> None:
     """Everything about a training configuration that can be told without a model. Raises UserError."""
     check_options(cfg)
+    if is_to_be_found(cfg) and not cfg.trajectories.get("images"):
+        raise UserError(f"concept={AUTO} is found in pictures: give images=folder/ beside it, or name the concept")
     check_lora(cfg.lora.rank, cfg.lora.alpha, cfg.model.quantize, cfg.spare)
     require_at_least(cfg, grid=0, grid_every=0, curve_every=0, checkpoint_every=1, checkpoint_minutes=0.0)
     if cfg.stop is not None:

@@ -18,7 +18,9 @@ from esd.train.announcement import announce, console, grid_steps
 from esd.train.build import options_of, trainer_of
 from esd.train.callbacks import BeforeAfterGrids, Checkpoints, checkpoint_record, newest_checkpoint
 from esd.train.curves import Curves
+from esd.train.found import with_found_text
 from esd.train.loggers import build_loggers, finish_wandb, tolerate_upload_errors
+from esd.train.options import is_to_be_found
 from esd.train.ranks import die_with_parent, stop_other_ranks
 from esd.train.record import check_same_run, collect_nondeterministic, previous_metrics, record_of
 from esd.train.run_prompts import check_lengths, grid_prompts
@@ -38,14 +40,18 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
     """Train as configured; leaves edit.safetensors, grid.png and metrics.json in `folder`. Returns the objective."""
     if not IS_MAIN_PROCESS:
         die_with_parent()
-    options, trainer = options_of(cfg), trainer_of(cfg, folder)
+    options, trainer, model = options_of(cfg), trainer_of(cfg, folder), None
+    if is_to_be_found(cfg):
+        model = load_model(cfg.model, options.dtype_loaded)
+        cfg = with_found_text(cfg, model, options.trajectories, trainer, folder)
+        options, trainer = options_of(cfg), trainer_of(cfg, folder)  # its steps, what it spares: by the text
     concepts, shown = options.concepts, grid_prompts(cfg, options.concepts)
     protocol = short_protocol(cfg, concepts)
     check_objective(cfg, protocol)
     check_curve(cfg, protocol)
     if options.lora and (denoiser := denoiser_without_weights(cfg.model)):
         check_lora_fits(denoiser, options)
-    model = load_model(cfg.model, options.dtype_loaded)
+    model = model or load_model(cfg.model, options.dtype_loaded)
     erasure, mixed = Run(model, options, trainer), trainer.precision_plugin.forward_context
     not_read = check_lengths(cfg, model, concepts, erasure.prompts.texts, console)
     record = record_of(cfg, options, model.base_hash, trainer.world_size, not_read)

@@ -52,9 +52,10 @@ def check_lengths(
 def preserved_by_default(model: str, gone: list[str]) -> list[str]:
     """What preserve=auto preserves: of the embedded model the other objects, else the shipped prompts."""
     if model == "emoji":
+        from esd.emoji.subject import names_anything
         from esd.protocols.emoji import other_objects
 
-        return other_objects(gone)
+        return other_objects([text for text in gone if names_anything(text)])
     return everyday_without(gone)
 
 
@@ -62,10 +63,11 @@ def spared_by_default(model: str, concepts: list[Concept]) -> list[str]:
     """Whose texts are spared: what preserve=auto preserves, and of the embedded model the styles that are not erased."""
     gone = [concept.text for concept in concepts]
     if model == "emoji":
-        from esd.emoji.subject import subject
+        from esd.emoji.subject import names_anything, subject
         from esd.emoji.words import with_article
         from esd.protocols.emoji import other_objects, other_styles
 
+        gone = [text for text in gone if names_anything(text)]
         in_part = {with_article(noun) for text in gone for noun in subject(text).objects}  # a cat, where one style's must go
         return [prompt for prompt in other_objects(gone) if prompt not in in_part] + other_styles(gone)
     return everyday_without(gone)

@@ -108,6 +108,10 @@ def short_protocol(cfg: DictConfig, concepts: list[Concept]) -> Short | str | No
     if not cfg.evaluate:
         return None
     if cfg.model.name == "emoji":
+        from esd.emoji.subject import names_anything
+
+        if nameless := [concept.text for concept in concepts if not names_anything(concept.text)]:  # found, not typed
+            return f"'{nameless[0]}' names no object and no style that the judge knows"
         counts = emoji.LONG if cfg.evaluate == "long" else emoji.SHORT
         few = {"pictures": max(3, counts["pictures"] // len(concepts))}
         return emoji.Emoji(**counts | few, guidance=emoji.GUIDANCE, seed=0)
