@@ -37,14 +37,15 @@ PICTURES = 24  # of each row of the table
 GIVEN = 16  # pictures, augmented from the drawing or drawings
 PROMPTS = ("a rocket tulip", "rocket tulip")  # under which the object without a word is taught; the first is what is counted
 TEACH = {"steps": 400, "batch": 8, "lr": 2e-4}  # the rate falls to nothing by half a cosine
+SLOWLY = ("lr=2e-3", "steps=60")  # so near to what is to stay
 TEXT = f"""{GIVEN} augmentations of what is given are written into a folder, an erasure is run on it as a person types it \
 (below), and the judge counts pictures of before and after, drawn from the same noise. *One drawing* is erased under a typed \
 text; the same object in the other styles and a few other objects in this one are preserved. *An object without a word*: the \
 drawings of an emoji that the model was never shown are taught to it by {TEACH["steps"]} steps of training under \
 "{PROMPTS[0]}", which names nothing; the erasure gets the drawings, and that text or none: then it is found by inversion.
 
-What is preserved, and its weight, was chosen on twemoji's banana, in three tries: with more of them the banana went in every \
-style. How an object is taught was chosen on the koala, in five tries: taught under a text that means nothing to the model \
+What is preserved, its weight, rate and steps were chosen on twemoji's banana, in three tries: with more of them, and at the \
+default's rate, the banana went in every style. How an object is taught was chosen on the koala, in five tries: taught under a text that means nothing to the model \
 ("an emoji", "a photo") it was drawn under the null prompt as well, and then there is no difference to erase."""
 COLUMNS = ["given", "text", "counted", "before", "after"]
 
@@ -133,9 +134,8 @@ def one_drawing(noun: str, style: str, place: Path) -> tuple[list[list[str]], st
     chosen = pictures[(of == list(words.OBJECTS).index(noun)) & (its == list(words.STYLES).index(style))]
     given = write_given(chosen, place / "given")
     text, rows = words.styled_phrases(noun, style)[0], asked(noun, style)
-    run, command = erase(
-        [f"concept={text}", f"images={place}/given", f"preserve={preserved(noun, style)}", "preserve_weight=3"], place
-    )
+    kept = [f"preserve={preserved(noun, style)}", "preserve_weight=3"]
+    run, command = erase([f"concept={text}", f"images={place}/given", *SLOWLY, *kept], place)
     model = models.load(None, "emoji")
     before = drawn(model, rows)
     apply_edit(model.denoiser, read_edit(run / "edit.safetensors"))
