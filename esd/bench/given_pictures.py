@@ -45,8 +45,9 @@ drawings of an emoji that the model was never shown are taught to it by {TEACH["
 "{PROMPTS[0]}", which names nothing; the erasure gets the drawings, and that text or none: then it is found by inversion.
 
 What is preserved, its weight, rate and steps were chosen on twemoji's banana, in three tries: with more of them, and at the \
-default's rate, the banana went in every style. How an object is taught was chosen on the koala, in five tries: taught under a text that means nothing to the model \
-("an emoji", "a photo") it was drawn under the null prompt as well, and then there is no difference to erase."""
+default's rate, the banana went in every style. How an object is taught was chosen on the koala, in five tries: taught under \
+a text that means nothing to the model ("an emoji", "a photo") it was drawn under the null prompt as well, and then there is \
+no difference to erase."""
 COLUMNS = ["given", "text", "counted", "before", "after"]
 
 
