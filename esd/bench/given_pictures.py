@@ -1,7 +1,8 @@
 """python -m esd.bench.given_pictures: concepts given as pictures, erased from the embedded model. Four minutes on one core.
 
 One drawing: noto's pizza, where pizza in the other styles and noto's other objects are to stay. And an object without a word:
-an emoji that the model was never shown is taught to it under a prompt that names nothing, and erased by its pictures alone.
+an emoji that the model was never shown is taught to it under two words that mean nothing together, and erased by its pictures,
+once under these words and once under the text that is found by inversion.
 """
 
 from __future__ import annotations
@@ -34,18 +35,19 @@ from esd.sample.pictures import grid, save_picture, to_image
 
 PICTURES = 24  # of each row of the table
 GIVEN = 16  # pictures, augmented from the drawing or drawings
-PROMPTS = ("an emoji", "emoji")  # under which the object without a word is taught; the first is what is counted
+PROMPTS = ("a rocket tulip", "rocket tulip")  # under which the object without a word is taught; the first is what is counted
 TEACH = {"steps": 400, "batch": 8, "lr": 2e-4}  # the rate falls to nothing by half a cosine
+SLOWLY = ("lr=2e-3", "steps=60")  # so near to what is to stay
 TEXT = f"""{GIVEN} augmentations of what is given are written into a folder, an erasure is run on it as a person types it \
 (below), and the judge counts pictures of before and after, drawn from the same noise. *One drawing* is erased under a typed \
 text; the same object in the other styles and a few other objects in this one are preserved. *An object without a word*: the \
 drawings of an emoji that the model was never shown are taught to it by {TEACH["steps"]} steps of training under \
-"{PROMPTS[0]}" and "{PROMPTS[1]}", which name nothing; the erasure gets the drawings alone, and finds its text by inversion.
+"{PROMPTS[0]}", which names nothing; the erasure gets the drawings, and that text or none: then it is found by inversion.
 
-What is preserved, and its weight, was chosen on twemoji's banana, in two tries: beside 59 prompts at weight 1 the banana went \
-in every style. How an object is taught was chosen on the koala, in two tries: after 120 steps under one prompt it was seldom \
-drawn, and another word was found for it. With the embedded model's own layers=kv the koala's word was found and nothing \
-erased, for kv spares the styles, which are asked for by that word too; esd-x with preserve=auto was tried on nothing else."""
+What is preserved, its weight, rate and steps were chosen on twemoji's banana, in three tries: with more of them, and at the \
+default's rate, the banana went in every style. How an object is taught was chosen on the koala, in five tries: taught under \
+a text that means nothing to the model ("an emoji", "a photo") it was drawn under the null prompt as well, and then there is \
+no difference to erase."""
 COLUMNS = ["given", "text", "counted", "before", "after"]
 
 
@@ -133,9 +135,8 @@ def one_drawing(noun: str, style: str, place: Path) -> tuple[list[list[str]], st
     chosen = pictures[(of == list(words.OBJECTS).index(noun)) & (its == list(words.STYLES).index(style))]
     given = write_given(chosen, place / "given")
     text, rows = words.styled_phrases(noun, style)[0], asked(noun, style)
-    run, command = erase(
-        [f"concept={text}", f"images={place}/given", f"preserve={preserved(noun, style)}", "preserve_weight=3"], place
-    )
+    kept = [f"preserve={preserved(noun, style)}", "preserve_weight=3"]
+    run, command = erase([f"concept={text}", f"images={place}/given", *SLOWLY, *kept], place)
     model = models.load(None, "emoji")
     before = drawn(model, rows)
     apply_edit(model.denoiser, read_edit(run / "edit.safetensors"))
@@ -186,20 +187,22 @@ def without_a_word(name: str, place: Path) -> tuple[list[list[str]], str, list[T
     never = drawn(base, rows)
     base.pipeline(taught(base, drawings)).save_pretrained(place / "taught")
     given = write_given(drawings, place / "given")
-    run, command = erase([f"images={place}/given", f"model.path={place}/taught", "preserve=auto"], place)
-    edit, model = read_edit(run / "edit.safetensors"), models.load(str(place / "taught"), "emoji")
-    before = drawn(model, rows)
-    apply_edit(model.denoiser, edit)
-    after = drawn(model, rows)
 
     def figures(pictures: dict[str, Tensor]) -> list[str]:
         sees = figure(never_shown.shipped().sees(pictures[asked_for], name))
         return [sees, counted(rows[others], pictures[others])]
 
-    columns = zip(rows, figures(never), figures(before), figures(after), strict=True)
-    text = f"{edit.record['concept'][0]}, found"
-    table = [[f"a {name}", text, row, f"{then} (before it was taught: {first})", now] for row, first, then, now in columns]
-    return table, command, *sheet(given, rows, before, after)
+    before, table, made = drawn(models.load(str(place / "taught"), "emoji"), rows), [], []
+    for how, text in (("found", []), ("typed", [f"concept={PROMPTS[0]}"])):
+        told = [f"images={place}/given", f"model.path={place}/taught", "preserve=auto", *text]
+        run, command = erase(told, place / how)
+        edit, model = read_edit(run / "edit.safetensors"), models.load(str(place / "taught"), "emoji")
+        apply_edit(model.denoiser, edit)
+        made.append((command.replace(f"{place}/", ""), drawn(model, rows)))
+        for row, first, then, now in zip(rows, figures(never), figures(before), figures(made[-1][1]), strict=True):
+            said = f"{edit.record['concept'][0]}, {how}"
+            table.append([f"a {name}", said, row, f"{then} (before it was taught: {first})", now])
+    return table, "`, `".join(command for command, _ in made), *sheet(given, rows, before, made[-1][1])
 
 
 def sheet(given: Tensor, rows: dict[str, list[Row]], before: dict, after: dict) -> tuple[list[Tensor], list[str]]:
