@@ -159,7 +159,7 @@ def columns_and_rows(study: str, lines: list[dict]) -> tuple[list[str], list[lis
     groups = [group for group in shown if any(group in line for line in lines)]
     named = [*(GROUPS[group] for group in groups), *(["lost"] if "lookalikes" in groups else [])]
     if study in IN_ROWS:
-        rows = [[line[beside], line[along], *cells_of(line, groups), f"{line['seconds']:.0f} s"] for line in lines]
+        rows = [[line[beside], str(line[along]), *cells_of(line, groups), f"{line['seconds']:.0f} s"] for line in lines]
         return [beside, along, *named, "training"], rows
     columns = sorted({line[beside] for line in lines}, reverse=beside == "layers")
     rows: dict[object, dict[object, dict]] = {}
