@@ -83,8 +83,8 @@ def for_styles(usual: float, of_styles: float | None, concept: object) -> float:
 
 def default_steps(steps: int, style_times: float | None, concept: object) -> int:
     """How many steps a run has unless it is told: as many as suit the model, times n^0.85 for n concepts (every example is of
-    one of them, but they share what is learnt: of 16 objects n·30 took more of the others than it erased); so many times as
-    many where a style is among them."""
+    one of them, but they share what is learnt: 16 objects were gone by then); so many times as many where a style is among
+    them."""
     concepts = [concept] if isinstance(concept, str) else list(concept or [])
     return round(steps * for_styles(1, style_times, concept) * max(len(concepts), 1) ** 0.85)
 
