@@ -77,16 +77,18 @@ ConfigStore.instance().store(name="train_schema", node=Train)
 
 def for_styles(usual: float, of_styles: float | None, concept: object) -> float:
     """What suits the model, where it says so of styles and one is to be erased; else the usual."""
-    concepts = [concept] if isinstance(concept, str) else list(concept or [])
-    return of_styles if of_styles and any(names_a_style(str(text)) for text in concepts) else usual
+    return of_styles if of_styles and any(names_a_style(text) for text in listed(concept)) else usual
 
 
-def default_steps(steps: int, style_times: float | None, concept: object) -> int:
-    """How many steps a run has unless it is told: as many as suit the model, times n^0.85 for n concepts (every example is of
-    one of them, but they share what is learnt: 16 objects were gone by then); so many times as many where a style is among
-    them."""
-    concepts = [concept] if isinstance(concept, str) else list(concept or [])
-    return round(steps * for_styles(1, style_times, concept) * max(len(concepts), 1) ** 0.85)
+def default_steps(steps: int, style_times: float | None, concept: object, growth: float = 1) -> int:
+    """How many steps a run has unless it is told: as many as suit the model, times n^growth for n concepts, for every example
+    is of one of them; style_times times as many where a style is among them."""
+    return round(steps * for_styles(1, style_times, concept) * max(len(listed(concept)), 1) ** growth)
+
+
+def listed(concept: object) -> list[str]:
+    """The concepts of an option that may be one text, a list, or nothing yet."""
+    return [concept] if isinstance(concept, str) else [str(text) for text in concept or []]
 
 
 def names_a_style(text: str) -> bool:
