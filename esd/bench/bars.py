@@ -47,6 +47,10 @@ def rows_of(found: dict) -> list[Row]:
         ratio = found["memory"]["ratio"]
         figure = "weights + Adam beyond one U-Net, ESD-x, SD 1.4's configuration (bytes of unique storages)"
         rows.append(Row(figure, f"{100 * ratio:.1f} %", "≤ 20 %", ratio <= 0.2))
+    if "step alone" in found:
+        ratio = found["step alone"]["ratio"]
+        figure = f"a step of {BATCH} examples against its U-Net forwards and its backward pass alone"
+        rows.append(Row(figure, f"{ratio:.2f}×", "≤ 1.1×", ratio <= 1.1))
     if "overhead" in found:
         over = found["overhead"]
         figure = f"Lightning + Hydra against a bare loop, {over['steps']} steps"
