@@ -9,7 +9,7 @@ import torch
 
 from esd.bench import phase_marks, phases, quality, quality_tables
 from esd.bench.bars import rows_of
-from esd.bench.cost import counted
+from esd.bench.cost import counted, step_alone
 from esd.bench.loop import ALONE, ESD_X, SOURCES, Loop, even, store_in
 from esd.bench.memory import Held, beyond
 from esd.erasing.concepts import Draws
@@ -26,6 +26,14 @@ def test_forwards_of_an_example_are_what_the_sources_promise(tiny, tmp_path):
         found[name] = counted(loop, 5)
     # a walk of 24.5 positions, two forwards each; the teacher's two; the student's own
     assert found == {"student": 49 + 2 + 1, "pool, frozen walks": 3, "pool, student walks": 4, "cache": 1}
+
+
+def test_the_calls_of_a_step_are_made_again_by_themselves(tiny, tmp_path):
+    found = step_alone(tiny, store_in(tmp_path), 2)
+    assert found["calls"] == 3  # the teacher's, the student's that walks on, the student's that is trained
+    assert found["step"] > 0 and found["alone"] > 0 and found["ratio"] > 0
+    (row,) = rows_of({"step alone": found})
+    assert row.bar == "≤ 1.1×" and row.holds == (found["ratio"] <= 1.1)
 
 
 def test_few_even_positions_cost_what_many_do():

@@ -33,6 +33,7 @@ def test_at_the_start_the_loss_is_one_plus_eta_squared_times_the_concepts_own_di
     module.log_loss = lambda *args: None
     module.trajectories.examples = lambda draw: type("E", (tuple,), {})((x_t, eps_c, eps_null, eps_f))
     expected = (1 + eta) ** 2 * (eps_c - eps_null).square().mean()
+    assert expected > 0  # at η = 0, too, it is c that is asked for
     torch.testing.assert_close(module.training_step(batch, 0), expected, rtol=1e-4, atol=1e-9)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from esd.bench.bars import rows_of
-from esd.bench.cost import costs, layouts, overhead, rolled_out, start_up, sweep, switches, until_erased
+from esd.bench.cost import costs, layouts, overhead, rolled_out, start_up, step_alone, sweep, switches, until_erased
 from esd.bench.loop import store_in
 from esd.bench.memory import memory
 from esd.command.entry import ArgumentParser, fast_precision
@@ -49,6 +49,7 @@ def main() -> None:
         parts: dict[str, Callable[[], dict]] = {
             "roll-out": lambda: rolled_out(model, store),
             "costs": lambda: costs(model, store, turns),
+            "step alone": lambda: step_alone(model, store, turns),
             "overhead": lambda: overhead(model, store, folder, 200, min(3, turns)),
             "sweep": lambda: sweep(model, folder / "sweep", 50, 5),
             "memory": memory,

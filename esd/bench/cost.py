@@ -1,9 +1,4 @@
-"""python -m esd.bench: what an erasure costs with each source of x_t. About ten minutes on 2 cores with nothing else on them.
-
-Everything is measured side by side in this one process, on the embedded model, training ESD-x for "pizza" in the precision
-that training has on this machine; a time is the median of several turns, in which what is compared alternates. Prints the
-figures beside their bars, writes outputs/bench.json. How well the sources erase is esd.bench.quality's to measure.
-"""
+"""The measurements of python -m esd.bench: side by side in one process, on the embedded model."""
 
 from __future__ import annotations
 
@@ -17,14 +12,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
+import torch
+from torch import nn
 
-from esd.bench.loop import ALONE, BATCH, CASES, DEFAULT, ESD_U, ESD_X, LR, Loop, mixed, store_in  # noqa: E402
+from esd.bench.loop import ALONE, BATCH, CASES, DEFAULT, ESD_U, ESD_X, LR, Loop, mixed, store_in
 from esd.bench.memory import kept_for_backward
-from esd.bench.quality_tables import ratios  # noqa: E402
-from esd.command.entry import CONF  # noqa: E402
-from esd.erasing.cache import Cache  # noqa: E402
+from esd.bench.quality_tables import ratios
+from esd.command.entry import CONF
+from esd.erasing.cache import Cache
 from esd.models.quiet import silence_libraries
 
 silence_libraries()
@@ -68,6 +63,45 @@ def rolled_out(model, store: Cache) -> dict:
     started = time.perf_counter()
     Loop(model, "pizza", "cache", BATCH, store)
     return {"seconds": time.perf_counter() - started, "walks": store.walks}
+
+
+def step_alone(model, store: Cache, turns: int) -> dict:
+    """A step of the default source, in the time that its U-Net forwards and its backward pass take by themselves: those calls
+    alone, made again with the same inputs, in turn with whole steps."""
+    loop, calls = Loop(model, "pizza", DEFAULT, BATCH, store), []
+
+    def own(value: object) -> object:
+        return value.clone() if isinstance(value, torch.Tensor) else value
+
+    def note(net: nn.Module, args: tuple, inputs: dict) -> None:
+        calls.append((net, args, inputs, torch.is_inference_mode_enabled()))
+
+    loop.run(2)
+    nets = (loop.module.student, loop.model.denoiser)
+    hooks = [net.register_forward_pre_hook(note, with_kwargs=True) for net in nets]
+    loop.run(1)
+    for handle in hooks:
+        handle.remove()
+    # what was made under inference mode can't be kept for a backward pass, but its copy can
+    calls = [
+        (net, [own(it) for it in args], {name: own(it) for name, it in inputs.items()}, no_gradient)
+        for net, args, inputs, no_gradient in calls
+    ]
+
+    def alone() -> float:
+        started = time.perf_counter()
+        for net, args, inputs, no_gradient in calls:
+            with torch.inference_mode(no_gradient), mixed():
+                answer = net(*args, **inputs)
+            if not no_gradient:
+                answer[0].sum().backward()
+        return time.perf_counter() - started
+
+    alone()
+    median = statistics.median
+    pairs = [(median(loop.run(1) for _ in range(5)), median(alone() for _ in range(5))) for _ in range(turns)]
+    step, bare = (median(times) for times in zip(*pairs, strict=True))
+    return {"step": step, "alone": bare, "ratio": median(its / the_calls for its, the_calls in pairs), "calls": len(calls)}
 
 
 def sweep(model, folder: Path, steps: int, timed: int) -> dict:

@@ -16,10 +16,10 @@ from esd.files import atomic_write, read_json
 from esd.report.result import GALLERY, KEYS, ROOT, file_hash, weights_hash
 
 ORDER = (
-    "gallery", "model-quality", "twin-quality", "by-eye", "objects", "objects-seed-0", "default", "default-seed-0", "eta",
-    "preserve", "many", "given-pictures",
-    "lookalikes", "attack", "against", "lora", "memory", "cards", "bench", "phases", "solver",
-    "quality", "until-erased", "small-batch", "faults",
+    "gallery", "model-quality", "twin-quality", "by-eye", "objects", "objects-seed-0", "default", "default-seed-0",
+    "default-seed-1", "objects-seed-0-layers-kv-closed_form-10-steps-0", "eta", "preserve", "many",
+    "many-closed_form-10-steps-0", "given-pictures", "lookalikes", "attack", "against", "lora", "memory", "cards", "bench",
+    "phases", "solver", "quality", "until-erased", "small-batch", "faults",
 )  # fmt: skip
 HEAD = """# Results
 

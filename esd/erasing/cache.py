@@ -20,7 +20,8 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 
 def concept_template_pairs(prompts: PromptTable) -> list[tuple[int, int]]:
     """(concept, template) of all that is asked for; preserved prompts are taken as they stand."""
-    return [(k, j) for k, concept in enumerate(prompts.concepts) for j in range(len(prompts.templates) if concept.eta else 1)]
+    phrasings = len(prompts.templates)
+    return [(k, j) for k, concept in enumerate(prompts.concepts) for j in range(1 if concept.preserves else phrasings)]
 
 
 @dataclass(eq=False)

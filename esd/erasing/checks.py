@@ -54,16 +54,19 @@ def check_options(options: Mapping) -> None:
     for template in options["templates"] or [""]:
         if template.count("{}") != 1:
             raise UserError(f"templates: '{template}' needs one {{}} where the concept goes, for example 'a painting by {{}}'")
-    require_at_least(options, steps=1, batch=1, sampling_steps=1, preserve_batch=0, seed=0)
-    require_at_least(options, eta=0.0, guidance=0.0, lr=0.0, preserve_weight=0.0, spare=0.0)
+    require_at_least(options, batch=1, sampling_steps=1, preserve_batch=0, seed=0)
+    require_at_least(options, eta=0.0, guidance=0.0, lr=0.0, preserve_weight=0.0, spare=0.0, closed_form=0.0)
+    require_at_least(options, steps=0 if options["closed_form"] else 1)
     if options["lr"] == 0:
         raise UserError("lr=0 trains nothing: for example lr=1e-5")
 
 
-def check_lora(rank: int | None, alpha: float | None, quantize: str | None, spare: float) -> None:
-    """lora.rank, lora.alpha, model.quantize and spare: each in its range, and that they go together. Raises UserError."""
-    if rank is not None and spare:
-        raise UserError(f"spare={spare:g} is of whole weights, which lora.rank={rank} leaves as they are: spare=0")
+def check_lora(rank: int | None, alpha: float | None, quantize: str | None, **of_whole_weights: float) -> None:
+    """lora.rank, lora.alpha, model.quantize, spare and closed_form: each in its range, and that they go together. Raises
+    UserError."""
+    for name, value in of_whole_weights.items():
+        if rank is not None and value:
+            raise UserError(f"{name}={value:g} is of whole weights, which lora.rank={rank} leaves as they are: {name}=0")
     if rank is not None:
         require_at_least({"rank": rank}, "lora.", rank=1)
     if alpha is not None and (rank is None or not 0 < alpha < math.inf):

@@ -33,6 +33,10 @@ class Concept:
     eta: float = 1.0
     weight: float = 1.0
 
+    @property
+    def preserves(self) -> bool:
+        return self.eta == 0 and self.erase_from == self.text
+
 
 def pair_up(texts: list[str], erase_from: list[str], eta: float) -> list[Concept]:
     """Concepts with what each is erased from: one for each, or one for all. Raises ValueError on other lengths."""

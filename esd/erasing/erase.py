@@ -63,6 +63,7 @@ def erase(
     preserve_weight: float = 1.0,
     preserve_batch: int = 0,
     spare: float = 0.0,
+    closed_form: float = 0.0,
     spared: str | Sequence[str] | None = None,
     robust_share: float = 0.0,
     robust_inner: int = 1,
@@ -96,6 +97,8 @@ def erase(
     preserve:     prompts to keep; preserve_batch: how many of them beside each step's erasing examples (0: as many)
     spare, spared: how far each step is kept out of what the texts of these prompts share with the concept's; with layers="kv"
                   (erasing.projection). For example 0.015, and dozens of prompts
+    closed_form:  begin at keys and values that are solved for the concept and for the spared prompts, these with a weight,
+                  for example 10; then fewer steps do, or none (erasing.closed_form)
     robust_share, robust_inner, robust_from: beside each example an adversary, a conditioning that still brings the concept
                   back, is erased too, with this share of the loss (1: as much as the concept). It takes so many steps for each
                   of the student's, and starts at the mean of these prompts, dozens of others (erasing.adversary)
@@ -114,9 +117,9 @@ def erase(
     asked = {name: value for name, value in locals().items() if name not in ("pipe", "progress", "callbacks", "loggers")}
     templates = texts(templates, "templates")
     check_options({**asked, "templates": templates})
-    check_lora(lora_rank, lora_alpha, quantize, spare)
-    if bool(spare) != bool(spared):
-        raise UserError("spare and spared go together: a strength, for example 0.015, and the prompts to spare")
+    check_lora(lora_rank, lora_alpha, quantize, spare=spare, closed_form=closed_form)
+    if bool(spare or closed_form) != bool(spared):
+        raise UserError("spare, closed_form and spared go together: a strength, for example 0.015, and the prompts to spare")
     require_one_of(dtype, "dtype", DTYPES)
     if bool(robust_share) != bool(robust_from):
         raise UserError("robust_share and robust_from go together: for example 1, and prompts that do not name the concept")
@@ -132,6 +135,7 @@ def erase(
         layers=rule_of(layers), trajectories=source_of(trajectories), guidance=float(guidance), sampling_steps=sampling_steps,
         steps=steps, batch=batch, lr=float(lr), lora=lora_of(lora_rank, lora_alpha), seed=seed,
         preserve_weight=float(preserve_weight), preserve_batch=preserve_batch, spare=float(spare),
+        closed_form=float(closed_form),
         spared=texts(spared, "spared") if spared else [], optimizer=optimizer, schedule=schedule,
         dtype=dtype, quantize=quantize, robust=robust if robust_share else None,
         gradient_checkpointing=gradient_checkpointing, compile=compile,

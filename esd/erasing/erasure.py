@@ -95,7 +95,7 @@ class Erasure(pl.LightningModule):
 
     def weighted_loss(self, error: Tensor, draw: Draw) -> Tensor:
         """The mean over the examples that erase, plus preserve_weight times the mean over those that preserve."""
-        weight, preserves = self.prompts.weight[draw.concept], self.prompts.eta[draw.concept] == 0
+        weight, preserves = self.prompts.weight[draw.concept], self.prompts.preserves[draw.concept]
         share = torch.where(preserves, preserves.sum(), (~preserves).sum()).clamp(min=1)
         return (error * weight / share).sum()
 

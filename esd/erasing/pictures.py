@@ -78,7 +78,7 @@ class Pictures(Pool):
         return given, torch.cat([model.latents(part).cpu() for part in given.split(4)])
 
     def examples(self, draw: Draw) -> Examples:
-        erases = int((self.denoisers.prompts.eta[draw.concept] != 0).sum())  # they stand before those that preserve
+        erases = int((~self.denoisers.prompts.preserves[draw.concept]).sum())  # they stand before those that preserve
         erasing, preserving = Draw(*(part[:erases] for part in draw)), Draw(*(part[erases:] for part in draw))
         x_t = self.noised(erasing).to(draw.position.device)
         pictured = self.denoisers.teacher_predictions(x_t, erasing)

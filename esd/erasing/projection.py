@@ -29,13 +29,20 @@ NEAREST = 6  # of the prompts, to each concept: these have
 WEIGHT = 0.7  # of C; the rest is all prompts'
 
 
-def reading_text(student: nn.Module, width: int) -> list[nn.Parameter]:
-    """The trained matrices (out, width) that read text states of so many channels."""
-    return [
+def reading_text(student: nn.Module, width: int, option: str, model: str) -> list[nn.Parameter]:
+    """The trained matrices (out, width) that read text states of so many channels, which an option such as "spare=0.015" is
+    of. Raises UserError where the layers train none of this model's."""
+    weights = [
         parameter
         for name, parameter in student.named_parameters()
         if parameter.requires_grad and READS_TEXT.search(name) and parameter.shape[1] == width
     ]
+    if not weights:
+        raise UserError(
+            f"{option} is of the matrices that read the text alone (attn2.to_k, to_v), of which these layers of {model} train "
+            f"none: {option.partition('=')[0]}=0, or layers=kv"
+        )
+    return weights
 
 
 def nearest(concepts: Tensor, states: Tensor) -> Tensor:
@@ -46,14 +53,20 @@ def nearest(concepts: Tensor, states: Tensor) -> Tensor:
     return (a @ b.T).topk(min(NEAREST, len(states)), dim=1).indices.flatten().unique()
 
 
-def projection(concepts: Tensor, states: Tensor, spare: float) -> Tensor:
-    """P (d, d), symmetric with eigenvalues in (0, 1], of the text states (k, S, d) of the concepts and (n, S, d) of the
-    prompts that are to stay."""
+def kept_moment(concepts: Tensor, states: Tensor) -> Tensor:
+    """C (d, d), in float64, of the text states (k, S, d) of the concepts and (n, S, d) of the prompts that are to stay."""
     parts = [(1 - WEIGHT, states), (WEIGHT, states[nearest(concepts, states)])]
     c = torch.zeros(states.shape[-1], states.shape[-1], dtype=torch.float64, device=states.device)
     for share, of in parts:
         e = of.flatten(0, 1).double()  # (n·S, d)
         c += share * e.T @ e / len(e)
+    return c
+
+
+def projection(concepts: Tensor, states: Tensor, spare: float) -> Tensor:
+    """P (d, d), symmetric with eigenvalues in (0, 1], of the text states (k, S, d) of the concepts and (n, S, d) of the
+    prompts that are to stay."""
+    c = kept_moment(concepts, states)
     lam = spare * c.trace() / len(c)
     return (lam * torch.linalg.inv(c + lam * torch.eye(len(c), dtype=c.dtype, device=c.device))).float()
 
@@ -65,12 +78,7 @@ class Projection:
         """Raises UserError where the student trains nothing that reads the text alone."""
         device = next(student.parameters()).device
         states = model.encode([*spared, ""], device)["encoder_hidden_states"]  # ∅ is in every walk
-        self.weights = reading_text(student, states.shape[-1])
-        if not self.weights:
-            raise UserError(
-                f"spare={spare:g} is of the matrices that read the text alone (attn2.to_k, to_v), of which these layers of "
-                f"{model.name} train none: spare=0, or layers=kv"
-            )
+        self.weights = reading_text(student, states.shape[-1], f"spare={spare:g}", model.name)
         self.p = projection(model.encode(list(concepts), device)["encoder_hidden_states"], states, spare).detach()
         self.old: list[Tensor] = []
 

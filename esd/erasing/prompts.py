@@ -49,7 +49,7 @@ class PromptTable(nn.Module):
                 c[k, j] = prompts.setdefault(template.replace("{}", concept.text), len(prompts))
                 if concept.erase_from:
                     f[k, j] = prompts.setdefault(template.replace("{}", concept.erase_from), len(prompts))
-                if concept.eta == 0:  # a preserved prompt is taken as it stands
+                if concept.preserves:  # it is taken as it stands
                     c[k, j] = f[k, j] = prompts.setdefault(concept.erase_from, len(prompts))
         self.texts = list(prompts)
         self.concepts, self.templates = concepts, templates
@@ -62,6 +62,7 @@ class PromptTable(nn.Module):
         self.register_buffer("student_prompt", torch.where(f == 0, c, f), persistent=False)
         self.asks_for_others = bool((self.student_prompt != self.c).any())  # whether the student is asked for what is not c
         self.register_buffer("eta", torch.tensor([concept.eta for concept in concepts]), persistent=False)
+        self.register_buffer("preserves", torch.tensor([concept.preserves for concept in concepts]), persistent=False)
         self.register_buffer("weight", torch.tensor([concept.weight for concept in concepts]), persistent=False)
 
     def condition(self, rows: Tensor) -> Condition:

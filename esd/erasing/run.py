@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from esd.erasing.adversary import Adversary, Robust
+from esd.erasing.closed_form import ClosedForm
 from esd.erasing.concepts import Concept, Draws
 from esd.erasing.edit import Edit
 from esd.erasing.erasure import Erasure
@@ -48,7 +49,8 @@ class Options:
     preserve_weight: float
     preserve_batch: int
     spare: float  # λ of erasing/projection.py; 0: every weight moves freely
-    spared: list[str]  # the prompts that it spares
+    closed_form: float  # μ of erasing/closed_form.py; 0: training starts at the model's own weights
+    spared: list[str]  # the prompts that these two spare
     optimizer: Callable  # parameters → torch's optimiser
     schedule: Callable  # optimiser → torch's schedule
     lora: tuple[int, float] | None  # rank and alpha; None: whole weights are trained
@@ -98,6 +100,7 @@ class Options:
             "preserve_weight": self.preserve_weight,
             "preserve_batch": self.preserve_batch or self.batch,
             "spare": self.spare,
+            "closed_form": self.closed_form,
             "robust": self.robust and self.robust.record(),
             "optimizer": optimizer,
             "schedule": schedule,
@@ -168,7 +171,11 @@ class Run:
         """Prepare the source of x_t, which may take long: advance(n, total) is told of every n of its forwards."""
         o = self.options
         self.trajectories = copy.copy(o.trajectories).begin(self.denoisers, advance)
-        projection = None
+        projection = self.closed_form = None
+        if o.closed_form:
+            self.closed_form = ClosedForm(
+                self.model, self.student, self.prompts, len(o.concepts), o.spared, o.closed_form
+            )  # fmt: skip
         if o.spare:
             gone = [concept.erase_from or concept.text for concept in o.concepts]  # what the student is asked for
             projection = Projection(self.model, self.student, gone, o.spared, o.spare)
@@ -181,6 +188,8 @@ class Run:
     def fit(self, checkpoint: Path | None = None, done: int = 0) -> None:
         """Train; on from a checkpoint of so many steps, if there is one."""
         o = self.options
+        if self.closed_form and checkpoint is None:
+            self.closed_form.apply()
         draws = Draws(
             concepts=len(o.concepts), templates=len(o.templates), positions=len(self.sampler), batch=o.batch, seed=o.seed,
             preserved=len(o.preserved), preserved_batch=o.preserving_batch,

@@ -39,7 +39,7 @@ def seconds_of(cfg: DictConfig, run: Run, steps: int, judged: Verdict | str | No
 
     clock = Clock(run.model, run.student, run.sampler, run.prompts.null(1))
     source, examples = run.options.trajectories, run.options.batch + run.options.preserving_batch
-    forwards = steps * forwards_per_example(run) + source.forwards_to_start(len(run.sampler))
+    forwards = (steps * forwards_per_example(run) + source.forwards_to_start(len(run.sampler))) if steps else 0
     attacked = steps * 3 * (run.options.robust.inner + 1) if run.options.robust else 0  # forwards at q, and backwards as two
     rolled, at_once = source.roll_out(run.denoisers)
     grids = 2 + (steps // cfg.grid_every if cfg.grid_every else 0)
@@ -105,9 +105,12 @@ def announce(cfg: DictConfig, run: Run, done: int, judged: Verdict | str | None,
     rows = {
         **({"Model": model_taken(run.model)} if hasattr(run.model, "source") else {}),  # a loader of one's own may not say
         "Train": f"{rule}: {sum(moved):,} of {total:,} parameters in {len(moved)} tensors",
+        **({"Start": f"keys and values solved in closed form, μ = {o.closed_form:g}"} if o.closed_form else {}),
         "Examples": f"{o.steps} steps of {o.batch}{beside}{attacked}; x_t from {o.trajectories.name}, "
         f"{forwards_per_example(run):g} forwards each",
     }
+    if not o.steps:
+        del rows["Examples"]
     if preparation := o.trajectories.preparation(run.denoisers):
         rows["Walks"] = preparation
     rows["Results"] = str(folder)
@@ -119,7 +122,7 @@ def announce(cfg: DictConfig, run: Run, done: int, judged: Verdict | str | None,
     parts = seconds_of(cfg, run, o.steps - done, judged)  # after the rest is said: of a large model it takes a while
     total = sum(parts.values())
     each = ", ".join(f"{name} {spoken(spent)}" for name, spent in parts.items())
-    say("Time", f"roughly {spoken(total)} on {run.device}: {each}")
+    say("Time", f"roughly {spoken(total)} on {run.device}" + (f": {each}" if each else ""))
     if place := sweeps.place_in_sweep():
         number, runs = place
         left = f"; roughly {spoken(total * (runs - number + 1))} to the end of the sweep, one run after the other"

@@ -23,7 +23,7 @@ from esd.train.run_prompts import concepts_of, preserved_by_default, spared_by_d
 
 PLAIN = (  # the options that are what the configuration says
     "templates", "eta", "guidance", "sampling_steps", "steps", "batch", "lr", "seed", "preserve_weight", "preserve_batch",
-    "spare", "gradient_checkpointing", "compile",
+    "spare", "closed_form", "gradient_checkpointing", "compile",
 )  # fmt: skip
 
 
@@ -34,12 +34,13 @@ def options_of(cfg: DictConfig) -> Options:
         layers = rule_of(instantiate(cfg.layers, _convert_="all"))
     optimizer, schedule = optimizer_of(cfg)
     plain = OmegaConf.to_container(cfg, resolve=True)
+    spared = spared_by_default(cfg.model.name, concepts) if cfg.spare or cfg.closed_form else []
     robust = None
     if cfg.robust.share:
         robust = Robust(**plain["robust"], others=preserved_by_default(cfg.model.name, [c.text for c in concepts]))
     return Options(
-        concepts=concepts, preserved=preserved, spared=spared_by_default(cfg.model.name, concepts) if cfg.spare else [],
-        layers=layers, trajectories=trajectories_of(cfg), optimizer=optimizer, schedule=schedule,
+        concepts=concepts, preserved=preserved, spared=spared, layers=layers, trajectories=trajectories_of(cfg),
+        optimizer=optimizer, schedule=schedule,
         lora=lora_of(cfg.lora.rank, cfg.lora.alpha), dtype=cfg.model.dtype, quantize=cfg.model.quantize, robust=robust,
         **{name: plain[name] for name in PLAIN},
     )  # fmt: skip

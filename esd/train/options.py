@@ -50,6 +50,7 @@ class Train:
     preserve_weight: float = 1.0
     preserve_batch: int = 0
     spare: float = 0.0
+    closed_form: float = 0.0
     robust: Robust = field(default_factory=Robust)
     grid: int = 8
     grid_every: int = 0
@@ -133,7 +134,7 @@ def check_train_options(cfg: DictConfig) -> None:
     check_options(cfg)
     if is_to_be_found(cfg) and not cfg.trajectories.get("images"):
         raise UserError(f"concept={AUTO} is found in pictures: give images=folder/ beside it, or name the concept")
-    check_lora(cfg.lora.rank, cfg.lora.alpha, cfg.model.quantize, cfg.spare)
+    check_lora(cfg.lora.rank, cfg.lora.alpha, cfg.model.quantize, spare=cfg.spare, closed_form=cfg.closed_form)
     require_at_least(cfg, grid=0, grid_every=0, curve_every=0, checkpoint_every=1, checkpoint_minutes=0.0)
     if cfg.stop is not None:
         require_one_of(cfg.stop, "stop", ("auto",))

@@ -93,10 +93,10 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
             erasure.fit(path, done)
         if not trainer.is_global_zero:
             return math.nan
+        seconds = max(round(checkpoints.seconds, 2), before_this.get("training_seconds", 0))
         edit = erasure.edit(record)
         edit.save(folder / "edit.safetensors")
         grids.draw(trainer, erasure.module)
-        seconds = max(round(checkpoints.seconds, 2), before_this.get("training_seconds", 0))
         steps = trainer.global_step
         metrics = {**before_this, "training_seconds": seconds, "steps": steps}
         metrics["examples"] = steps * cfg.batch * trainer.world_size
