@@ -150,6 +150,8 @@ def test_the_phases_of_a_command_add_up_to_the_whole():
     seconds = phases.seconds_of(found, 31.0)
     assert tuple(seconds) == (*phases.PHASES, "whole") and sum(seconds[phase] for phase in phases.PHASES) == 31.0
     assert seconds["until the first line"] == 0.5 and seconds["libraries and the model"] == 3.5
+    said = phases.asked(seconds, {"whole": 62.0})
+    assert "(here 0.50)" in said and "(0.5)" in said and "(12.0 and 10.0 s)" in said
     older = phases.seconds_of({name: mark for name, mark in found.items() if name != "first line"}, 31.0)
     assert older["until the first line"] == 4.0 and older["whole"] == 31.0
     assert seconds["edited model's pictures"] == 9.0 and seconds["the rest, to the prompt"] == 4.0

@@ -75,6 +75,16 @@ def measure(checkouts: dict[str, Path], options: Sequence[str], turns: int) -> d
     }
 
 
+def asked(here: dict[str, float], other: dict[str, float]) -> str:
+    """What was asked of this command, beside what was measured."""
+    verdict = sum(here[phase] for phase in ("base model's pictures", "edited model's pictures", "judging"))
+    return (
+        f"Asked: the whole at most 0.4 of the other commit's (here {here['whole'] / other['whole']:.2f}), at most 4 s until the "
+        f"first line ({here['until the first line']:.1f}), a verdict that takes no longer than the training it judges "
+        f"({verdict:.1f} and {here['training']:.1f} s)."
+    )
+
+
 def commit_of(checkout: Path) -> str:
     """The short hash of what is checked out there; its folder's name where git does not know."""
     git = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
@@ -110,7 +120,7 @@ def main() -> None:
             text=f"`{typed}` as it is typed, from the command until the prompt is back, a second run on a machine: beside the "
             f"commit {list(found)[1]}, in turn with it; medians of {options.turns}.",
             command=f"python -m esd.bench.phases --against <a checkout of {list(found)[1]}>",
-            makers=["esd/bench/phases.py", "esd/bench/phase_marks.py"],
+            notes=[asked(*found.values())], makers=["esd/bench/phases.py", "esd/bench/phase_marks.py"],
         )  # fmt: skip
 
 

@@ -34,9 +34,9 @@ CASES = {
     "cache, adam, two concepts, preserve": (
         "concept=pizza,cat", "trajectories=cache", "trajectories.walks=3", "trajectories.chunk=2", "preserve=a car",
     ),
-    "cache, sgd, erase_from": (
+    "cache, sgd, erase_from, closed form": (
         "concept=pizza", "erase_from=food", "optimizer=sgd", "trajectories=cache", "trajectories.walks=3",
-        "trajectories.chunk=2",
+        "trajectories.chunk=2", "closed_form=10",
     ),
     "pool by θ, adam, templates, 32 bits": ("concept=pizza", "templates=['{}','a photo of {}']", "model.precision=32-true"),
 }  # fmt: skip
