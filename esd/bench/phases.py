@@ -79,8 +79,8 @@ def asked(here: dict[str, float], other: dict[str, float]) -> str:
     """What was asked of this command, beside what was measured."""
     verdict = sum(here[phase] for phase in ("base model's pictures", "edited model's pictures", "judging"))
     return (
-        f"Asked: the whole at most 0.4 of the other commit's (here {here['whole'] / other['whole']:.2f}), at most 4 s until the "
-        f"first line ({here['until the first line']:.1f}), a verdict that takes no longer than the training it judges "
+        f"Asked: the whole at most 0.4 of the other commit's (here {here['whole'] / other['whole']:.2f}), at most 4 s until "
+        f"the first line ({here['until the first line']:.1f}), a verdict that takes no longer than the training it judges "
         f"({verdict:.1f} and {here['training']:.1f} s)."
     )
 
