@@ -21,6 +21,7 @@ from esd.command.entry import CONF
 from esd.erasing.edit import Edit, apply_edit, read_edit, save_edit
 from esd.erasing.layers import select_parameters
 from esd.export import layout, lora
+from esd.export.card import card
 from esd.export.forms import check, configurations, export
 from esd.models.hashes import fingerprint
 from esd.models.sizes import sd14_unet, sdxl_unet
@@ -337,6 +338,15 @@ def of_the_embedded_model(tmp_path_factory):
 def configured(*options):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("export", list(options))
+
+
+def test_a_card_says_what_was_solved_and_not_trained():
+    record = {"concept": ["pizza"], "steps": 30, "batch": 10, "closed_form": 0.0}
+    trained, solved = (
+        card(record | more, {}, {}, "official", "a.safetensors", "P") for more in ({}, {"closed_form": 10.0, "steps": 0})
+    )
+    assert "Fine-tuned by ESD" in trained and "closed form" not in trained
+    assert "Solved in closed form" in solved and "solved in closed form, μ = 10.0" in solved and "Fine-tuned" not in solved
 
 
 @pytest.mark.parametrize("to", ["official", "diffusers", "single-file", "lora"])

@@ -9,7 +9,7 @@ by place of the text, and there it is linear:
 
 The first mean is over the concepts' states (with erase_from those of f, which the student is asked for, stand for e_c), the
 second, with C = mean e·eᵀ, over those of the prompts that stay, the nearest weighing most (projection.py). This is the linear
-solve of UCE (Gandikota et al., WACV 2024, arXiv 2308.14761, eq. 7) with ESD's target. It takes milliseconds and no forward of
+solve of UCE (Gandikota et al., WACV 2024, arXiv 2308.14761) with ESD's target. It takes milliseconds and no forward of
 a denoiser; the steps that follow start from it, and steps=0 leaves it at that.
 """
 

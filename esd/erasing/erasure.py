@@ -10,10 +10,11 @@ Gandikota, Materzyńska, Fiotto-Kaufman, Bau: Erasing Concepts from Diffusion Mo
     loss      = mean ‖ ε_θ(x_t, c, t) − ε̂ ‖²
 
 The student learns to answer c with what the teacher would say when guided away from c. With `erase_from` f the student is
-asked for f, and ε_θ*(x_t, f, t) takes the place of the first ε_θ*(x_t, ∅, t): f stays, without c. The combination is
-linear, so it is the same for ε, for v, and for a flow's velocity. With `spare` a step moves what reads the text least where
-other prompts' texts lie (projection.py). With `robust` the loss has a second term, share · mean ‖ ε_θ(x_t, q, t) − ε̂ ‖², of
-adversaries q, conditionings that still bring c back (adversary.py).
+asked for f, and ε_θ*(x_t, f, t) takes the place of the first ε_θ*(x_t, ∅, t): f stays, without c. The combination is linear,
+so it is the same for ε, for v, and for a flow's velocity. With `spare` a step moves what reads the text least where other
+prompts' texts lie (projection.py); with `closed_form` it starts where that is solved for both (closed_form.py). With `robust`
+the loss has a second term, share · mean ‖ ε_θ(x_t, q, t) − ε̂ ‖², of adversaries q, conditionings that still bring c back
+(adversary.py).
 """
 
 from __future__ import annotations

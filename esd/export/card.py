@@ -36,16 +36,21 @@ def card(record: dict, metrics: dict, facts: dict[str, str], to: str, file: str,
     head["tags"] = ["concept-erasure", "esd"]
     if base.count("/") == 1 and not base.startswith((".", "/", "~")):
         head["base_model"] = base
+    solved = record.get("closed_form") or ""
+    made = "Fine-tuned by ESD (Gandikota et al., Erasing Concepts from Diffusion Models, ICCV 2023)"
+    if record.get("steps") == 0:
+        made = "Solved in closed form (Gandikota et al., Unified Concept Editing in Diffusion Models, WACV 2024)"
     rows = {
         "Base model": base, "Base model's SHA-256": record.get("base_hash"), "Erased": ", ".join(what), "η": record.get("eta"),
-        "Layers": record.get("layers"), "Steps × batch": _times(record, "steps", "batch"), "Learning rate": record.get("lr"),
+        "Layers": record.get("layers"), "Start": solved and f"keys and values solved in closed form, μ = {solved}",
+        "Steps × batch": _times(record, "steps", "batch"), "Learning rate": record.get("lr"),
         "Guidance of x_t": record.get("guidance"), "Seed": record.get("seed"),
         "Versions": ", ".join(f"{name} {number}" for name, number in record.get("versions", {}).items()), **facts,
     }  # fmt: skip
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in head.items()), "---", ""]
     lines += [f"# {_markdown_text(base.split('/')[-1])} without {_markdown_text(', '.join(what))}", ""]
-    lines += ["Fine-tuned by ESD (Gandikota et al., Erasing Concepts from Diffusion Models, ICCV 2023) until it answers the"]
-    lines += ["concept with its absence. Erasure is not proof: adversarial prompts bring part of an erased concept back.", ""]
+    lines += [f"{made} so that it answers the", "concept with its absence."]
+    lines += ["Erasure is not proof: adversarial prompts bring part of an erased concept back.", ""]
     lines += [
         "| | |",
         "|---|---|",
