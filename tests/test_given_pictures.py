@@ -120,10 +120,6 @@ def test_a_drawing_is_erased_from_the_command_line(esd, tmp_path):
     record = json.loads((tmp_path / "run/metrics.json").read_text())["record"]["trajectories"]
     assert record["name"] == "pictures" and record["pictures"] == given_pictures.GIVEN and len(record["images_sha256"]) == 16
     assert (tmp_path / "run/grid.png").is_file()
-    missing = esd("train", "concept=pizza", "trajectories=pictures")
-    assert missing.returncode == 2 and "give a folder with pictures" in missing.stderr
-    refused = esd("train", "concept=pizza", f"images={tmp_path / 'nowhere'}")
-    assert refused.returncode == 2 and "is no folder: give a folder with pictures" in refused.stderr
 
 
 def test_the_word_that_is_found_is_the_one_whose_drawings_were_given():
@@ -137,7 +133,9 @@ def test_the_word_that_is_found_is_the_one_whose_drawings_were_given():
 
 
 @pytest.mark.parametrize("family", ["sd14", "sd21", "sdxl"])
-def test_a_word_is_a_function_of_pictures_and_seed_in_every_family(family):
+def test_a_word_is_a_function_of_pictures_and_seed_in_every_family(family, monkeypatch):
+    monkeypatch.setattr(naming, "STEPS", 6)
+    monkeypatch.setattr(naming, "TRIED", ((16, 4), (4, 8)))
     model = models.from_pipeline(built(family), family)
     x_0, before = model.noise([1, 2, 3]), {name: tensor.clone() for name, tensor in model.denoiser.state_dict().items()}
     found = naming.text_of(model, x_0, 0)
@@ -194,11 +192,6 @@ def test_pictures_without_a_text_are_erased_from_the_command_line(esd, tmp_path)
     assert "concept=auto" in metrics["record"]["command"] and "erased" in metrics["edit"], "it is judged by the found text"
     again = esd("train", f"resume={run}", cwd=tmp_path)
     assert again.returncode == 0 and "Nothing is left to do" in again.stdout
-    for asked in (["concept=auto"], ["concept=auto", "trajectories=student"]):
-        refused = esd("train", *asked, cwd=tmp_path)
-        assert refused.returncode == 2 and refused.stderr.splitlines() == [
-            "error: concept=auto is found in pictures: give images=folder/ beside it, or name the concept"
-        ]
 
 
 def test_a_word_that_names_nothing_is_not_judged_and_spares_every_object():
