@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from tiny import ROOT, parts, tiny_pipeline
 
+sys.path.append(str(Path(__file__).parent / "faults"))
+from harness import Server  # noqa: E402
+
 os.environ.setdefault("WANDB_MODE", "offline")
 # Commands start as they do for people, from bytecode: without it each process compiles the libraries anew, for seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -17,11 +20,6 @@ sys.dont_write_bytecode = False
 
 # What starts a command in a process of its own, seconds each: fixtures, and what a test calls.
 RUNS, STARTS = {"esd", "server", "wheel", "logged", "definition"}, {"Server", "subprocess", "dashboard"}
-
-FEW_STEPS = (
-    "import esd.protocols.emoji as it; far = it.far_off; it.STEPS, it.far_off = {0}, lambda gone: far(gone)[:9]; "
-    "from esd.{1}.__main__ import main; main()"
-)
 
 
 def pytest_collection_modifyitems(items):
@@ -62,36 +60,37 @@ def build(tiny):
 
 
 @pytest.fixture(scope="session")
-def esd(tmp_path_factory):
+def server():
+    """Forks a process for each run, so that the libraries are imported once a worker and not for ten seconds each."""
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def esd(server, tmp_path_factory):
     """esd("train", "concept=pizza", …) runs python -m esd.train in a folder of its own: CompletedProcess, with .folder.
 
+    afresh: in a Python of its own, where what it imports or finds at its start is asked; else forked.
     judging_steps: of the emoji protocol's pictures, where a test asks what is counted and not what is seen; then nine objects
     stand for all the others.
     """
 
     def call(
-        command: str, *arguments: str, cwd: Path | None = None, python: str = sys.executable, judging_steps: int | None = None,
+        command: str, *arguments: str, cwd: Path | None = None, afresh: bool = False, judging_steps: int | None = None,
         **env: str | None,
     ):  # fmt: skip
         folder = cwd or tmp_path_factory.mktemp("run")
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "PYTHONPATH": str(ROOT),
-            "ESD_CACHE": str(folder / "cache"),
-            **env,
-        }
-        way = ["-m", f"esd.{command}"] if judging_steps is None else ["-c", FEW_STEPS.format(judging_steps, command)]
-        environment = {name: value for name, value in environment.items() if value is not None}
-        done = subprocess.run(
-            [python, *way, *arguments],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
+        env = {"ESD_CACHE": str(folder / "cache"), **env}
+        if not afresh:
+            made = server.run(folder, *arguments, command=command, env=env, watch=False, judging_steps=judging_steps)
+            done = subprocess.CompletedProcess(arguments, made["code"], made["out"], made["err"])
+        else:
+            env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **env}
+            done = subprocess.run(
+                [sys.executable, "-m", f"esd.{command}", *arguments], cwd=folder, capture_output=True, text=True, timeout=600,
+                env={name: value for name, value in env.items() if value is not None},
+            )  # fmt: skip
         done.folder = folder
         return done
 

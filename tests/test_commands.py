@@ -51,7 +51,7 @@ def test_a_run_leaves_what_is_promised(esd):
 
     drawn = esd(
         "sample", f"edit={folder}", "prompt=a pizza, hot", "count=2", "sampling_steps=4", cwd=done.folder,
-        PYTHONPROFILEIMPORTTIME="1",
+        afresh=True, PYTHONPROFILEIMPORTTIME="1",
     )  # fmt: skip
     assert drawn.returncode == 0, drawn.stderr[-2000:]
     assert not imported(drawn.stderr) & {"pytorch_lightning", "torchmetrics", "matplotlib", "wandb", "torchvision"}
@@ -60,7 +60,8 @@ def test_a_run_leaves_what_is_promised(esd):
 
 
 def test_what_preserves_is_announced_with_the_rest(esd):
-    done = esd("train", "concept=pizza", *FAST, "batch=2", "preserve=[a dog]", "preserve_batch=3", PYTHONPROFILEIMPORTTIME="1")
+    asked = ("concept=pizza", *FAST, "batch=2", "preserve=[a dog]", "preserve_batch=3")
+    done = esd("train", *asked, afresh=True, PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0, done.stderr[-2000:]
     assert not imported(done.stderr) & {"wandb", "torchvision"}, "imported, and not used with logger=none"
     assert "2 steps of 2 and 3 that preserve 1 prompt;" in done.stdout
@@ -121,7 +122,7 @@ def test_no_concept_at_all_is_said(esd):
     "arguments", [("--help",), ("concept=pizza", "eta=abc"), ("concept=pizza", "concpt=x"), ("concept=gargoyle",)]
 )
 def test_nothing_heavy_is_imported_before_the_configuration_is_valid(esd, arguments):
-    done = esd("train", *arguments, PYTHONPROFILEIMPORTTIME="1")
+    done = esd("train", *arguments, afresh=True, PYTHONPROFILEIMPORTTIME="1")
     assert "hydra" in imported(done.stderr) and not imported(done.stderr) & HEAVY
 
 
@@ -152,7 +153,7 @@ def test_wandb_without_a_key_neither_asks_nor_waits(esd, tmp_path):
     """No key, no network, no terminal: the run is offline at once."""
     started = time.time()
     options = ("steps=1", "sampling_steps=2", "evaluate=false", "experiment=null")
-    done = esd("train", "concept=pizza", *options, HOME=str(tmp_path), WANDB_MODE=None)
+    done = esd("train", "concept=pizza", *options, afresh=True, HOME=str(tmp_path), WANDB_MODE=None)
     assert done.returncode == 0, done.stderr[-2000:]
     (run,) = done.folder.glob("outputs/train/*/*/wandb/offline-run-*")
     (said,) = [line for line in done.stdout.splitlines() if line.startswith("Weights & Biases")]

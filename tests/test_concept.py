@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from families import clip_tokenizer
+from harness import Server
 
 from esd import UserError
 from esd.metrics.clip import REVISION, Clip, calibrated_margin, clip_folder, lead
@@ -156,9 +156,6 @@ def test_a_judge_that_cannot_be_had_is_one_line(tmp_path, clip, monkeypatch):
 @pytest.mark.run
 def test_a_run_of_a_real_model_ends_with_a_verdict_or_says_how_to_come_by_one(tmp_path, tiny_folder, clip, monkeypatch):
     """Real runs of the commands: announced, drawn with no grid, unjudged without CLIP; judged later, by a small one."""
-    sys.path.insert(0, str(Path(__file__).parent / "faults"))
-    from harness import Server
-
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))  # the client reads it once
     server = Server()
     try:

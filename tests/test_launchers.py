@@ -19,7 +19,7 @@ FAST = ("steps=2", "sampling_steps=4", "evaluate=false", "logger=none")
 )
 def test_a_sweep_of_two_runs(esd, launcher, package):
     pytest.importorskip(package, reason="its extra is not installed")
-    done = esd("train", "-m", "concept=pizza,cat", *FAST, f"hydra/launcher={launcher}")
+    done = esd("train", "-m", "concept=pizza,cat", *FAST, f"hydra/launcher={launcher}", afresh=True)  # starts it anew itself
     assert done.returncode == 0, done.stderr[-2000:]
     made = sorted(path.parent for path in done.folder.glob("outputs/multirun/*/*/*/edit.safetensors"))
     assert [path.name for path in made] == ["0-pizza", "1-cat"] and len({path.parent for path in made}) == 1

@@ -7,21 +7,18 @@ import json
 import math
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import published
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from harness import Server
 from published import REPOSITORIES, VOCABULARY
 from safetensors.torch import load_file
 
 from esd import UserError, models
 from esd.sample.sampling import sample
-
-sys.path.insert(0, str(Path(__file__).parent / "faults"))
-from harness import Server  # noqa: E402
 
 LOOK = {"steps": 2, "guidance": 3.0}
 SINGLE = {  # the checkpoint in one file that stands for the repository

@@ -4,7 +4,7 @@ The server (python harness.py) reads one JSON request a line and answers each wi
 
     {"cwd", "arguments", "command": "train", "env": {…},
      "kill": {"event": n, "cut": share, "others": bool} | {"after": seconds},
-     "signal": {"event": n, "number": signum}, "fail": {"event": n}, "memory": GB, "watch": true}
+     "signal": {"event": n, "number": signum}, "fail": {"event": n}, "memory": GB, "watch": true, "judging_steps": n}
     → {"code", "seconds", "events": [label, …], "steps", "out", "err"}
 
 Events are the moments at which a run is struck, counted in the run's own process: each forward of a denoiser, and each
@@ -12,7 +12,8 @@ operation on a file of its folders, labelled by what is going on. `kill` strikes
 event is a file being synced, `cut` leaves that share of it, as a kill in the middle of writing it does; `others` strikes
 the processes that the run has started instead of itself. `after` strikes by the clock, from outside. `fail` is a full disk
 at event n and ever after; `memory` is all the address space that the run may have beyond what the server has. Without
-`watch` no events are counted, and what a command does not import by itself is not imported.
+`watch` no events are counted, and what a command does not import by itself is not imported. With `judging_steps` the emoji
+protocol's pictures take so few steps, and nine objects stand for all the others: for what is counted, not what is seen.
 """
 
 from __future__ import annotations
@@ -140,16 +141,13 @@ class Watch:
 
 def child(request: dict, report: Path) -> int:
     """The run itself, in the forked process: as `python -m esd.<command>` in a folder of its own."""
-    import importlib.util
+    import runpy
 
-    import __main__
-
-    __main__.__spec__ = importlib.util.find_spec(
-        f"esd.{request['command']}.__main__"
-    )  # for whoever starts it once more: Lightning
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
     os.chdir(request["cwd"])
+    sys.path.insert(0, request["cwd"])  # as -m has it
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for stream, name in ((1, "out"), (2, "err")):
         handle = os.open(report.with_suffix(f".{name}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, stream)
@@ -163,10 +161,15 @@ def child(request: dict, report: Path) -> int:
     if request.get("memory"):
         has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (has + int(request["memory"] * 2**30),) * 2)
+    if steps := request.get("judging_steps"):
+        from esd.protocols import emoji
+
+        far_off, emoji.STEPS = emoji.far_off, steps
+        emoji.far_off = lambda gone: far_off(gone)[:9]
     sys.argv = [f"esd.{request['command']}", *request["arguments"]]
     code = 0
     try:
-        importlib.import_module(f"esd.{request['command']}.__main__").main()
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     except BaseException:
