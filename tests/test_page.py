@@ -62,10 +62,10 @@ def test_it_says_of_a_table_that_weights_or_code_are_others_by_now(tmp_path):
 
 
 def test_the_order_and_files_of_another_form(tmp_path):
-    for name in ("zebra", "faults", "antelope", "objects"):
+    for name in ("zebra", "faults", "antelope", "objects-seed-1", "objects"):
         result(tmp_path, name)
     (tmp_path / "metrics.json").write_text("{}")  # the gallery's own, from which gallery.json is made
-    assert list(read_results(tmp_path)) == ["objects", "faults", "antelope", "zebra"]
+    assert list(read_results(tmp_path)) == ["objects", "objects-seed-1", "faults", "antelope", "zebra"]
     for changed, said in (({"code": "abc1234"}, "commit, files"), ({"rows": [["1"]]}, "2 columns and a row of 1")):
         result(tmp_path, **changed)
         with pytest.raises(UserError, match=said):
