@@ -26,7 +26,7 @@ setup: .venv/done
 demo: setup  ## erase pizza from the embedded model: the main job, on a laptop
 	$(PY) -m esd.train concept=pizza
 
-test: setup  ## the linter and all tests; FAST=1: those that a change needs, in two minutes
+test: setup  ## the linter and the tests (pytest -m slow: those left out); FAST=1: those that a change needs, in two minutes
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile $(if $(FAST),-m "not slow and not run")
 
@@ -40,8 +40,8 @@ bench-quality: setup  ## do the cheaper sources erase as well? An hour; goes on 
 	$(PY) -m esd.bench.quality
 
 sweep: setup  ## concept × η × layers on the embedded model, and its report
-	$(PY) -m esd.train -m experiment=sweep hydra/launcher=cores logger=csv resume=true
-	$(PY) -m esd.report "$$(ls -d outputs/multirun/*/* | tail -n 1)"
+	$(PY) -m esd.train -m experiment=sweep hydra/launcher=cores logger=csv hydra.sweep.dir=outputs/sweep resume=true
+	$(PY) -m esd.report outputs/sweep
 
 studies: setup  ## objects, η, preservation, many concepts: their tables. Over two hours; goes on where it was
 	for study in objects default eta preserve many; do $(PY) -m esd.studies $$study || exit; done

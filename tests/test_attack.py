@@ -11,16 +11,17 @@ import pytest
 import torch
 from families import PIPELINES, built
 from hydra import compose, initialize_config_dir
+from PIL import Image
 
 import esd.attack.options as options
 from esd import UserError, models
 from esd.attack.discrete import Discrete, straight_through
-from esd.attack.figures import excess, figures, newcombe
+from esd.attack.figures import excess, figures, newcombe, student_t
 from esd.attack.finetune import Finetune
 from esd.attack.inversion import Inversion
 from esd.attack.ring_a_bell import RingABell
-from esd.attack.rows import Rows, edited
-from esd.attack.run import Job, same_row
+from esd.attack.rows import RealWorld, Rows, edited
+from esd.attack.run import Job, same_row, settings_hash
 from esd.attack.sampling_attacks import Completion, NoisedPicture, NoiseProbe
 from esd.attack.target import Target, seeded
 from esd.attack.tries import Try, prompts, read, write
@@ -171,6 +172,7 @@ def test_straight_through_is_one_hot_with_a_gradient():
 def test_misspellings_are_others_and_few():
     forms = misspelt("a pizza", "pizza")
     assert len(forms) == len(set(forms)) == 6 and "a pizza" not in forms and all(form.startswith("a ") for form in forms)
+    assert "Van Ggh" in misspelt("Van Gogh", "gogh") or "Van goh" in misspelt("Van Gogh", "gogh")
 
 
 def line(seen, row="edit", concept="pizza", seed=0, noise=0, steps=80, attack="inversion", loss="0.1"):
@@ -188,6 +190,12 @@ def test_excess_is_over_what_there_are_several_of():
     assert over["over"] == "seeds" and over["mean"] == 0.5 and over["interval"][0] < 0.3 and over["interval"][1] > 0.7
     concepts = excess([*seeds, line(1, concept="owl")], [*never, line(0, "never", concept="owl")])
     assert concepts["over"] == "concepts"
+    agree = [[line(0, row, seed=s, noise=n) for s in range(3) for n in range(8)] for row in ("edit", "never")]
+    assert excess(*agree)["interval"][1] > 0.1, "three seeds that agree say no more than their pictures"
+    two = excess([line(s, seed=s, noise=n) for s in range(2) for n in range(8)], [t for t in never if t.seed < 2])
+    assert two["interval"] == [-1.0, 1.0], "two seeds that differ say nothing"
+    t = {1: 12.706, 3: 3.182, 5: 2.571, 8: 2.306, 15: 2.131, 30: 2.042, 120: 1.980}  # from any table
+    assert all(math.isclose(student_t(n), value, abs_tol=0.015) for n, value in t.items())
     low, high = newcombe(5, 0, 10)  # by hand, of Wilson's limits: 0.2366, 0.7634 and 0, 0.2775
     assert math.isclose(low, 0.5 - math.hypot(0.5 - 0.2366, 0.2775), abs_tol=1e-3)
     assert math.isclose(high, 0.5 + (0.7634 - 0.5), abs_tol=1e-3)
@@ -291,6 +299,34 @@ def test_rows_of_the_embedded_model_are_of_one_kind():
     )  # kept asks for another
     assert built_rows["never"].target.prompt == built_rows["edit"].target.prompt and built_rows["never"].about == "koala"
     assert built_rows["check"].target.denoiser is model.denoiser and not built_rows["never"].target.base_knows
+    both = Rows(model, edit, "pizza", rows.world, None, LOOK, ["pizza", "owl"])
+    assert both.build("kept", attack, 0).about == "guitar", "the owl is gone as well"
+
+
+def test_the_kept_object_of_another_model_is_none_of_the_erased(target):
+    world = RealWorld(target.model, None, None, ["a photo of a dog", "a car"], LOOK)
+    assert world.kept(["cat"]) == "a photo of a dog" and world.kept(["dog"]) == "a car"
+    assert world.kept(["Dog", "car"]) is None
+
+
+def test_what_a_try_depends_on_is_in_its_hash(target, tmp_path):
+    """Another judge, another picture, another kept object: another try."""
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("attack", ["edit=x"])
+
+    class Judge:
+        def __init__(self, name):
+            self.name = name
+
+        def record(self):
+            return {"judge": self.name}
+
+    def of(judge="a", kept=("a car",), colour=0):
+        Image.new("RGB", (8, 8), (colour, 0, 0)).save(tmp_path / "0.png")
+        return settings_hash({}, cfg, RealWorld(target.model, tmp_path, Judge(judge), kept, LOOK).record())
+
+    assert of() == of() and len({of(), of(judge="b"), of(kept=("a dog",)), of(colour=255)}) == 4
 
 
 def test_a_twin_is_asked_through_its_own_text_encoder(target):
@@ -403,6 +439,8 @@ def test_an_attack_of_ones_own_and_what_it_leaves_for_card_and_wandb(esd, tmp_pa
 BAD = {
     "edit=nowhere": "does not exist",
     "edit=x attacks=[nonsense]": "attacks=nonsense is unknown: quick, all, completion",
+    "edit=x precision=16-mixed": "precision=16-mixed is unknown: 32-true, bf16-mixed",
+    "edit=x accelerator=tpu": "accelerator=tpu is unknown: auto, cpu, gpu",
     "edit=x budget=none": "budget=none is unknown: laptop, published",
     "edit=x seeds=0": "seeds=0 must be a whole number, 1 or more",
     "edit=x attacks=": "attacks= names none",

@@ -24,6 +24,13 @@ def test_a_few_of_each_group_spread_over_its_prompts():
     assert {row.prompt for row in few if row.group == "lookalikes"} == {row.prompt for row in rows if row.group == "lookalikes"}
 
 
+def test_of_many_concepts_each_is_looked_at():
+    gone = ["cat", "dog", "owl", "bus", "pizza", "taco", "key", "tent", "whale", "crab", "fluent"]
+    few = few_of(emoji.rows(gone, 3, 1, 1))
+    for group in ("erased", "erased_styled"):
+        assert len({row.subject for row in few if row.group == group}) == len(gone)
+
+
 @pytest.mark.run
 def test_a_run_draws_its_curve_and_ends_when_nothing_is_seen(esd, tmp_path):
     """At this rate one step destroys every picture: after the second look the run is at its end."""
@@ -36,8 +43,14 @@ def test_a_run_draws_its_curve_and_ends_when_nothing_is_seen(esd, tmp_path):
     with open(tmp_path / "run/metrics.csv", newline="") as file:
         curve = {int(row["step"]): row["erased/seen"] for row in csv.DictReader(file) if row["erased/seen"]}
     assert set(curve) == {1, 2} and float(curve[1]) == 0
+    edit = (tmp_path / "run/edit.safetensors").read_bytes()
+    for file in ("edit.safetensors", "metrics.json"):  # as where the run is killed while its verdict is drawn
+        (tmp_path / "run" / file).unlink()
     again = esd("train", "resume=run", cwd=tmp_path, judging_steps=3)
-    assert again.returncode == 0 and "Nothing is left to do" in again.stdout
+    assert again.returncode == 0 and "stopped at step 2 of 6" in " ".join(again.stdout.split())
+    assert (tmp_path / "run/edit.safetensors").read_bytes() == edit
+    command = metrics["record"]["command"]
+    assert "curve_every=1" in command and "stop=auto" in command, "it is said where the run ends"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from esd.emoji.subject import Subject
 from esd.erasing import naming
 from esd.erasing.concepts import Concept, Draws, preserved
 from esd.erasing.pictures import Pictures, picture_files, read_pictures
+from esd.sample.pictures import grid
 from esd.train.__main__ import with_pictures
 from esd.train.found import unnamed
 from esd.train.options import run_name
@@ -119,7 +120,9 @@ def test_a_drawing_is_erased_from_the_command_line(esd, tmp_path):
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "run/metrics.json").read_text())["record"]["trajectories"]
     assert record["name"] == "pictures" and record["pictures"] == given_pictures.GIVEN and len(record["images_sha256"]) == 16
-    assert (tmp_path / "run/grid.png").is_file()
+    before_and_after, three = (grid(torch.ones(n, 4, 3, 64, 64), ["x"] * n, ["x"] * 4).height for n in (2, 3))
+    with Image.open(tmp_path / "run/grid.png") as page:
+        assert page.height > (before_and_after + three) / 2, "the pictures given stand beside the drawn"
 
 
 def test_the_words_of_what_was_never_captioned_are_left_out():

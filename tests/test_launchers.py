@@ -29,7 +29,7 @@ def test_a_sweep_of_two_runs(esd, launcher, package):
 
 def test_optuna_searches(esd):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="its extra is not installed")
-    options = ("hydra/sweeper=optuna", "hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1")
+    options = ("hydra/sweeper=search", "hydra.sweeper.n_trials=2")
     done = esd("train", "-m", *options, "concept=pizza", "eta=interval(0.5,3)", "steps=1", "sampling_steps=4", "logger=none")
     assert done.returncode == 0, done.stderr[-2000:]
     made = [read_edit(path.parent).record for path in done.folder.glob("outputs/multirun/*/*/*/edit.safetensors")]

@@ -6,8 +6,10 @@ import pytest
 import torch
 from tiny import trained_for
 
-from esd import UserError
+from esd import UserError, erase
+from esd.erasing.cache import Cache
 from esd.erasing.concepts import Concept, Draws
+from esd.erasing.layers import LayerRule
 from esd.erasing.projection import Projection, nearest, projection
 
 KV = (r"\.attn2\.to_[kv]\.",)
@@ -73,3 +75,19 @@ def test_layers_that_read_no_text_are_told_what_to_do(build, tiny):
     module, _, student, *_ = build([Concept("a cat")], include=(r"\.attn1\.",))
     with pytest.raises(UserError, match="train none: spare=0, or layers=kv"):
         Projection(tiny, student, ["a cat"], SPARED, 0.05)
+
+
+@pytest.mark.parametrize("option", [{"spare": 0.05}, {"closed_form": 10.0}])
+def test_what_reads_the_text_is_prepared_before_walks_are_rolled_out(tiny, tmp_path, option):
+    """A cache sends the frozen model to the CPU, and with it what the student shares: P would be computed there."""
+    begun = []
+
+    class Watched(Cache):
+        def begin(self, denoisers, advance):
+            begun.append(denoisers)
+            return super().begin(denoisers, advance)
+
+    walks, nowhere = Watched(walks=1, folder=tmp_path), LayerRule("own", include=[r"\.attn1\."])
+    with pytest.raises(UserError, match="train none"):
+        erase(tiny.base, "a cat", layers=nowhere, trajectories=walks, steps=1, sampling_steps=4, spared=SPARED, **option)
+    assert not begun

@@ -162,6 +162,13 @@ def test_the_cache_is_read_again_and_keyed_by_what_it_depends_on(tiny, tmp_path)
         next(tiny.denoiser.parameters()).add_(1e-3)
     store(tmp_path).get(source, 0, 0, lambda n: None)
     assert len(list(tmp_path.glob("*.safetensors"))) == 6
+    with torch.no_grad():  # as textual inversion does: the same prompt in another meaning
+        tiny.base.text_encoder.get_input_embeddings().weight.add_(1e-2)
+    taught, _ = walks_of(tiny)
+    store(tmp_path).get(taught, 0, 0, lambda n: None)
+    tiny.latent_shape = (4, 16, 16)
+    assert store(tmp_path).description(taught, 0, 0)["latents"] == (4, 16, 16)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 7
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from esd.attack.rows import CHECK, EDIT, KEPT, NEVER
 from esd.attack.tries import Try
 from esd.metrics.counts import rate_figure, wilson
@@ -37,12 +35,12 @@ def best_of(tries: Sequence[Try]) -> dict:
     return rate_figure(sum(by_noise.values()), len(by_noise))
 
 
-def excess(edit: Sequence[Try], never: Sequence[Try], draws: int = 2000) -> dict:
+def excess(edit: Sequence[Try], never: Sequence[Try]) -> dict:
     """The mean difference of pictures paired by prompt and noise, with a 95 % interval.
 
-    A bootstrap over concepts where there are several, else over the attack's seeds: these are what was drawn anew. Of one
-    concept and seed the interval is over pictures, and says nothing of another seed: Newcombe's of two rates (1998, method
-    10), for a bootstrap of nothing but zeros has no width. `over` says which.
+    Student's t over concepts where there are several, else over the attack's seeds: these are what was drawn anew. Few of them
+    may agree by chance: it is never narrower than the interval over pictures, Newcombe's of two rates (1998, method 10), which
+    of one concept and seed is all there is, and says nothing of another seed. `over` says which.
     """
     other = {(t.concept, t.seed, t.steps, t.noise): t.seen for t in never}
     pairs = [(t, t.seen - other[key]) for t in edit if (key := (t.concept, t.seed, t.steps, t.noise)) in other]
@@ -50,17 +48,23 @@ def excess(edit: Sequence[Try], never: Sequence[Try], draws: int = 2000) -> dict
         return {"mean": None, "interval": None, "of": 0, "over": "nothing"}
     mean = sum(difference for _, difference in pairs) / len(pairs)
     over = next((name for name in ("concept", "seed") if len({getattr(t, name) for t, _ in pairs}) > 1), None)
-    if over is None:
-        low, high = newcombe(sum(t.seen for t, _ in pairs), sum(t.seen - d for t, d in pairs), len(pairs))
-        return {"mean": mean, "interval": [round(low, 4), round(high, 4)], "of": len(pairs), "over": "pictures"}
-    clusters: dict[object, list[int]] = {}
-    for t, difference in pairs:
-        clusters.setdefault(getattr(t, over), []).append(difference)
-    sums = np.array([[sum(part), len(part)] for part in clusters.values()], dtype=float)
-    rng = np.random.default_rng(0)
-    picked = sums[rng.integers(len(sums), size=(draws, len(sums)))].sum(1)
-    low, high = np.quantile(picked[:, 0] / picked[:, 1], [0.025, 0.975])
-    return {"mean": mean, "interval": [round(float(low), 4), round(float(high), 4)], "of": len(pairs), "over": f"{over}s"}
+    low, high = newcombe(sum(t.seen for t, _ in pairs), sum(t.seen - d for t, d in pairs), len(pairs))
+    if over is not None:
+        off: dict[object, float] = {}  # how far each cluster's sum is from what the mean makes of it
+        for t, difference in pairs:
+            off[getattr(t, over)] = off.get(getattr(t, over), 0.0) + difference - mean
+        n = len(off)
+        half = student_t(n - 1) * math.sqrt(n / (n - 1) * sum(value**2 for value in off.values())) / len(pairs)
+        low, high = max(-1.0, min(low, mean - half)), min(1.0, max(high, mean + half))
+    return {"mean": mean, "interval": [round(low, 4), round(high, 4)], "of": len(pairs), "over": f"{over or 'picture'}s"}
+
+
+def student_t(degrees: int) -> float:
+    """The 97.5 % point of Student's t, to 0.01 (Abramowitz and Stegun, 26.7.5, where the degrees of freedom are not few)."""
+    z, few = 1.959964, (12.706, 4.303, 3.182, 2.776)
+    if degrees <= len(few):
+        return few[degrees - 1]
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
 
 
 def newcombe(hits: int, control: int, of: int) -> tuple[float, float]:
@@ -100,7 +104,7 @@ def figures(tries: Iterable[Try]) -> list[dict]:
 
 
 def survives(line: dict, rows: dict[str, list[Try]]) -> bool:
-    """The concept withstood: the attack passed its check, a kept object comes back in 80 %, and no seed of the edit's lies
+    """The concept withstood: the attack passed its check, a kept object comes back in 80 %, and the seeds' range is not all
     above the control's."""
     if not line.get("passed") or line[KEPT]["rate"] < 0.8 or NEVER not in rows:
         return False

@@ -81,6 +81,13 @@ def check_attack_options(cfg: DictConfig) -> None:
     from esd.sample.sampling import SAMPLERS
 
     require_one_of(cfg.sampler, "sampler", SAMPLERS)
+    require_one_of(cfg.accelerator, "accelerator", ("auto", "cpu", "gpu"))
+    if cfg.accelerator == "gpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UserError("accelerator=gpu: this machine has none that torch can use: give cpu, or auto")
+    require_one_of(str(cfg.precision), "precision", ("32-true", "bf16-mixed"))
     for row in cfg.rows:
         require_one_of(row, "rows", ROWS)
     if cfg.images is not None and not Path(one_text(cfg.images, "images")).expanduser().is_dir():

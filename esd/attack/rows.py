@@ -11,6 +11,7 @@ kept    another object on the edit: what does not come back here was damaged, no
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from esd.erasing.edit import Edit
 from esd.erasing.layers import student_of
 from esd.erasing.pictures import picture_files, read_pictures
 from esd.models.family import Model
-from esd.protocols.everyday import everyday_without
+from esd.protocols.everyday import everyday_without, mentions
 from esd.sample.sampling import sample
 
 NEVER, KEPT, CHECK, EDIT = "never", "kept", "check", "edit"
@@ -54,9 +55,12 @@ def edited(model: Model, edit: Edit, strength: float = 1.0) -> nn.Module:
 class Rows:
     """Builds the rows of one concept of one edit; pictures and judges come from the world that the model is of."""
 
-    def __init__(self, model: Model, edit: Edit, concept: str, world, twin: Model | None, look: dict):
+    def __init__(
+        self, model: Model, edit: Edit, concept: str, world, twin: Model | None, look: dict, gone: Sequence[str] = ()
+    ):  # fmt: skip
         """world: EmojiWorld, or RealWorld; twin: a model that never learnt the concept; look: steps, guidance and sampler of
-        pictures, as sample() is told."""
+        pictures, as sample() is told; gone: what else the edit erased."""
+        self.gone = [concept, *gone]
         self.model, self.edit, self.concept, self.world, self.twin = model, edit, concept, world, twin
         self.control = "a twin" if twin else world.CONTROL  # what NEVER is
         self.look = look
@@ -82,7 +86,7 @@ class Rows:
             denoiser = self.model.denoiser if attack.check == "base" else self.denoiser(WEAK)
             return self.of(self.concept, denoiser, pictured)
         if row == KEPT:
-            kept = self.world.kept(self.concept)
+            kept = self.world.kept(self.gone)
             return self.of(kept, self.denoiser(), pictured) if kept else None
         if self.twin is not None:
             return self.of(self.concept, self.twin.denoiser, pictured, self.twin)
@@ -115,12 +119,13 @@ class EmojiWorld:
         named = concept.lower().strip()
         return words.with_article(named) if named in words.OBJECTS or named in words.CATEGORIES else concept
 
-    def kept(self, concept: str) -> str:
-        """An object that is not erased, the same for all attacks on this concept."""
+    def kept(self, gone: Sequence[str]) -> str | None:
+        """An object that none of these texts names, the same for all attacks on this edit; None where all are gone."""
+        from esd.emoji import words
         from esd.emoji.subject import subject
 
-        gone = subject(concept).objects
-        return next(noun for noun in ("owl", "guitar", "pizza") if noun not in gone)
+        named = frozenset().union(*(subject(text).objects for text in gone))
+        return next((noun for noun in ("owl", "guitar", "pizza", *words.OBJECTS) if noun not in named), None)
 
     def others(self, concept: str) -> list[str]:
         from esd.protocols.emoji import other_objects
@@ -180,10 +185,11 @@ class EmojiWorld:
         target.latents, target.base_knows = self._encoded(f"never shown: {name}", never_shown.drawings(name)), False
         return Row(target, lambda pictures: judge.sees(pictures, name), name)
 
-    def judge_record(self) -> dict:
+    def record(self) -> dict:
+        """What a verdict depends on beside the pictures that are judged."""
         from esd.attack import never_shown
 
-        return {"judge": "emoji", "never shown": never_shown.record()}
+        return {"judge": {"judge": "emoji", "never shown": never_shown.record()}}
 
 
 class RealWorld:
@@ -194,22 +200,23 @@ class RealWorld:
 
     CONTROL = "none"
 
-    def __init__(self, model: Model, images: Path | None, judge, kept: str, look: dict):
-        self.model, self.images, self.judge, self._kept = model, images, judge, kept
+    def __init__(self, model: Model, images: Path | None, judge, kept: Sequence[str], look: dict):
+        """kept: prompts of what else the edit may be attacked for: the first that names nothing of what it erased."""
+        self.model, self.images, self.judge, self.kept_prompts = model, images, judge, kept
         self.look, self._latents = look, {}
 
     def prompt(self, concept: str) -> str:
         return concept
 
-    def kept(self, concept: str) -> str:
-        return self._kept
+    def kept(self, gone: Sequence[str]) -> str | None:
+        return next((prompt for prompt in self.kept_prompts if not mentions(prompt, gone)), None)
 
     def others(self, concept: str) -> list[str]:
         return everyday_without([concept])[:40]
 
     def latents(self, concept: str) -> Tensor:
         if concept not in self._latents:
-            drawn = self.images is None or concept == self._kept
+            drawn = self.images is None or concept in self.kept_prompts
             seeds = range(1_000, 1_000 + PICTURES // 2)  # apart from the noises that are judged
             pictures = (
                 sample(self.model, self.model.denoiser, [concept] * len(seeds), seeds, **self.look)
@@ -233,8 +240,11 @@ class RealWorld:
     def never_shown(self, row: Row, seed: int) -> None:
         """There is no control without a twin."""
 
-    def judge_record(self) -> dict:
-        return self.judge.record()
+    def record(self) -> dict:
+        """What a try depends on beside the models: the judge, and the pictures that are given."""
+        files = [] if self.images is None else picture_files(self.images)
+        images = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+        return {"judge": self.judge.record(), "images": images, "kept": list(self.kept_prompts)}
 
 
 def noises(count: int) -> Sequence[int]:

@@ -28,6 +28,7 @@ from esd.erasing.edit import Edit, check_edit, read_edit, whole
 from esd.evaluate.variants import Variant, edit_variant
 from esd.files import slug, write_json
 from esd.models.hashes import fingerprint
+from esd.protocols.base_pictures import other_parts
 from esd.sample.pictures import save_picture, to_image
 
 console = Console(highlight=False)
@@ -74,9 +75,10 @@ def look_of(cfg: DictConfig) -> dict:
     return {"steps": cfg.sampling_steps, "guidance": cfg.guidance, "sampler": cfg.sampler}
 
 
-def settings_hash(settings: dict, cfg: DictConfig, models_hash: str) -> str:
-    """Of all that a try depends on beside the edit: the attack's options, how pictures are drawn, the models."""
-    drawn = [look_of(cfg), cfg.pictures, str(cfg.precision), cfg.images, cfg.kept, models_hash]
+def settings_hash(settings: dict, cfg: DictConfig, *also: object) -> str:
+    """Of all that a try depends on beside the edit: the attack's options, how pictures are drawn, and `also` the models, the
+    pictures that are given, the judge."""
+    drawn = [look_of(cfg), cfg.pictures, str(cfg.precision), cfg.model.dtype, *also]
     return hashlib.sha256(json.dumps([settings, *drawn], sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
@@ -86,7 +88,7 @@ def world_of(cfg: DictConfig, model) -> EmojiWorld | RealWorld:
         return EmojiWorld(model)
     from esd.attack.clip_judge import ClipJudge
 
-    kept = cfg.kept or cfg.model.kept[0]
+    kept = [cfg.kept] if cfg.kept else list(cfg.model.kept)
     images = Path(cfg.images).expanduser() if cfg.images else None
     return RealWorld(model, images, instantiate(cfg.judge) if cfg.judge else ClipJudge(), kept, look_of(cfg))
 
@@ -105,7 +107,7 @@ def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: st
     base_hash = model.base_hash
     opened = {variant.name: matching(variant, model, base_hash) for variant in [*variants, *others]}
     twin = twin_of(cfg, model)
-    device = torch.device("cuda" if cfg.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if cfg.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     torch.use_deterministic_algorithms(bool(free_determinism()), warn_only=True)
     for network in (model.denoiser, *((twin.denoiser,) if twin else ())):
         network.to(device).requires_grad_(False)
@@ -113,16 +115,17 @@ def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: st
     for name, (its, _) in attacks.items():
         require(name, its, model)
 
-    folder = folder_of(cfg, variants, base_hash)
+    folder, same = folder_of(cfg, variants, base_hash), [base_hash, other_parts(model), world.record()]
     done = tries.read(folder / "tries.csv")
     jobs = []
     for variant in variants:
         for concept in variant.concepts:
             its_twin = twin if cfg.twin != "auto" or world.twin_never_learnt(concept) else None
-            rows = Rows(model, opened[variant.name], concept, world, its_twin, look_of(cfg))
+            rows = Rows(model, opened[variant.name], concept, world, its_twin, look_of(cfg), variant.concepts)
             for name, (_, settings) in attacks.items():
-                its = settings_hash(settings, cfg, base_hash + (its_twin.base_hash if its_twin else ""))
                 for row in cfg.rows or ROWS:
+                    tried_on = [other.name for other in others] if row == EDIT else []  # what is found here is tried there, too
+                    its = settings_hash(settings, cfg, *same, its_twin and its_twin.base_hash, tried_on)
                     for seed in range(cfg.seeds if row in (EDIT, NEVER) else 1):
                         jobs.append(Job(variant, rows, name, row, seed, its))
     there = {t.run for t in done}
@@ -156,7 +159,7 @@ def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: st
         "command": command, "model": cfg.model.name, "model_hash": base_hash, "budget": cfg.budget, "seeds": cfg.seeds,
         "pictures": cfg.pictures, "sampling": look_of(cfg),
         "control": " and ".join(dict.fromkeys(job.rows.control for job in jobs)),
-        "judge": world.judge_record(), "attacks": {name: settings for name, (_, settings) in attacks.items()},
+        "judge": world.record()["judge"], "attacks": {name: settings for name, (_, settings) in attacks.items()},
         "edits": {v.name: {"path": v.path, "concept": list(v.concepts), "record": v.record} for v in variants},
         "denoiser_rows": forwards.rows, "seconds": round(time.perf_counter() - started, 1), "figures": found,
     }  # fmt: skip
@@ -276,6 +279,7 @@ def attacked(cfg: DictConfig, job: Job, its, folder: Path, forwards: Forwards, t
     if row.target.denoiser is not row.target.base.denoiser:
         forwards.watch(row.target.denoiser)
     seeds = noises(picture_count(cfg, its, job.row))
+    number = -1
     for number, found in enumerate(its.find(row.target, job.seed)):
         targets: dict[str, nn.Module | None] = {job.row: None}
         if job.row == EDIT and found.transfers:
@@ -293,3 +297,5 @@ def attacked(cfg: DictConfig, job: Job, its, folder: Path, forwards: Forwards, t
                     row.target.prompt, found.text, "" if found.loss is None else f"{found.loss:.6g}", cfg.model.name,
                     int(shown), file,
                 )  # fmt: skip
+    if number < 0:
+        console.print(f"{job.attack} has nothing to try on '{job.rows.concept}', {job.row}", markup=False)

@@ -84,7 +84,7 @@ def leave(folder: Path, lines: list[dict], metrics: dict) -> None:
     """table.md and table.tex, with what the rates are of."""
     said = (
         f"Judge: {metrics['judge'].get('judge')}. Control: {metrics['control']}. 95 % intervals: Wilson's for rates; for the "
-        "excess a bootstrap over concepts, seeds or noises, whichever there are several of."
+        "excess Student's t over concepts or seeds where there are several, and never narrower than Newcombe's over pictures."
     )
     with atomic_write(folder / "table.md") as temporary:
         parts = [f"## {metrics['edits'][edit]['concept']}: {edit}\n\n{markdown(its)}" for edit, its in by_edit(lines).items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -48,7 +49,8 @@ def misspelt(prompt: str, word: str) -> list[str]:
         " ".join(word),
         word + "s",
     ]
-    return [prompt.replace(word, form) for form in forms if form != word and word in prompt]
+    found = re.compile(re.escape(word), re.IGNORECASE)  # a target's words are small, its prompt is as it was typed
+    return [found.sub(form, prompt) for form in forms if form != word and found.search(prompt)]
 
 
 class RandomTokens:

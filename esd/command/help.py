@@ -89,19 +89,18 @@ def help_text(config: Path, title: str, width: int | None = None) -> str:
     lines = [*textwrap.wrap(title[:1].upper() + title[1:], width), "", *paragraphs(comments(config), width)]
     lines += ["", "Options, as name=value, with what they are where nothing is said:"]
     lines += [described(*option, width) for option in options_of(config)]
-    groups = groups_of(config) | ({"hydra/launcher": "basic"} if "hydra.job.num" in whole else {})
+    trains = config.stem == "train"
+    groups = groups_of(config) | ({"hydra/launcher": "basic", "hydra/sweeper": "basic"} if trains else {})
     for group, chosen in groups.items():
-        lines += ["", f"{group}={chosen or '…'}, one of:"]
+        several = "," in chosen
+        lines += ["", f"{group}s='[{chosen}]', some of:" if several else f"{group}={chosen or '…'}, one of:"]
         folder = conf / group
         shown: dict[str, tuple[str, str, str]] = {}
         for name, file in choices_of(folder).items():
             lines.append(described(name, "", description(file), width, 4))
-            for option in options_of(file) if group not in ("experiment", "hydra/launcher") else ():
-                if (
-                    option[2]
-                    and option[1][0] not in "[{"
-                    and (group != "model" or option[0] == "path" or f"${{model.{option[0]}}}" in whole)
-                ):
+            for option in options_of(file) if group != "experiment" and not group.startswith("hydra/") else ():
+                read = group != "model" or trains or option[0] == "path" or f"${{model.{option[0]}}}" in whole
+                if option[2] and option[1][0] not in "[{" and read:
                     shown.setdefault(option[0], option)
         if shown:
             lines.append(f"  with, of some or all of them, {group}.name=value:")
@@ -126,4 +125,4 @@ def commands(package: Path) -> dict[str, str]:
 
 
 def first_sentence(text: str) -> str:
-    return re.split(r"(?<=[a-z)\d])\. ", text)[0].rstrip(".")
+    return re.split(r"(?<=[a-z)\d])(?<! al)\. ", text)[0].rstrip(".")

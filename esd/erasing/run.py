@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from esd.erasing.adversary import Adversary, Robust
+from esd.erasing.cache import Cache
 from esd.erasing.closed_form import ClosedForm
 from esd.erasing.concepts import Concept, Draws
 from esd.erasing.edit import Edit
@@ -161,6 +162,8 @@ class Run:
         for part in (model.denoiser, self.student, self.prompts, self.sampler):
             part.to(self.device)  # where a cache is rolled out
         self.denoisers = Denoisers(model, self.sampler, self.prompts, options.guidance, model.denoiser, self.student)
+        if isinstance(options.trajectories, Cache):
+            self.denoisers.text_encoders  # noqa: B018  (hashed here, where they are at hand)
         self.adversary = None
         if options.robust is not None:  # here, where the text encoders are at hand
             self.adversary = Adversary(
@@ -170,8 +173,7 @@ class Run:
     def begin(self, advance: Callable[[int, int], None] = lambda n, total: None) -> None:
         """Prepare the source of x_t, which may take long: advance(n, total) is told of every n of its forwards."""
         o = self.options
-        self.trajectories = copy.copy(o.trajectories).begin(self.denoisers, advance)
-        projection = self.closed_form = None
+        projection = self.closed_form = None  # before the source, which may send to the CPU what the student shares
         if o.closed_form:
             self.closed_form = ClosedForm(
                 self.model, self.student, self.prompts, len(o.concepts), o.spared, o.closed_form
@@ -179,6 +181,7 @@ class Run:
         if o.spare:
             gone = [concept.erase_from or concept.text for concept in o.concepts]  # what the student is asked for
             projection = Projection(self.model, self.student, gone, o.spared, o.spare)
+        self.trajectories = copy.copy(o.trajectories).begin(self.denoisers, advance)
         self.module = Erasure(
             self.model, self.student, self.trained, self.prompts, self.sampler, self.trajectories, o.optimizer, o.schedule,
             projection, self.adversary,

@@ -19,6 +19,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import ClassVar, NamedTuple, Self
 
 import torch
@@ -28,7 +29,9 @@ from esd.erasing.checks import require_one_of
 from esd.erasing.concepts import Draw
 from esd.erasing.prompts import PromptTable
 from esd.erasing.walks import guide, predict, walk
+from esd.models.encoders import text_encoders_again
 from esd.models.family import Model
+from esd.models.hashes import fingerprint
 from esd.models.samplers import Sampler
 
 
@@ -49,6 +52,11 @@ class Denoisers:
     ):
         self.model, self.sampler, self.prompts, self.guidance = model, sampler, prompts, guidance
         self.teacher, self.student = teacher, student
+
+    @cached_property
+    def text_encoders(self) -> dict[str, str]:
+        """Their hashes, by their names in the pipeline: costly once they have been let go of."""
+        return {name: fingerprint(part) for name, part in sorted(text_encoders_again(self.model).items())}
 
     def walk_from_noise(self, draw: Draw, walker: nn.Module, stride: int = 1) -> Tensor:
         """x_t at the drawn positions, walked from each example's own noise."""

@@ -22,7 +22,7 @@ from esd.erasing.walks import guide
 from esd.files import remove_partial_files
 from esd.models.hashes import fingerprint, tensor_hash
 
-VERSION = 1  # of the file's layout and of what the walks depend on
+VERSION = 2  # of the file's layout and of what the walks depend on
 
 
 def noise_seeds(seed: int, walks: int) -> Tensor:
@@ -60,6 +60,8 @@ class WalkStore(TensorStore):
         return {
             "version": VERSION,
             "base": fingerprint(denoisers.model.denoiser),  # as it is stored, which is what walks
+            "text_encoders": denoisers.text_encoders,
+            "latents": denoisers.model.latent_shape,
             "c": denoisers.prompts.texts[denoisers.prompts.c[at]],
             "f": denoisers.prompts.texts[denoisers.prompts.f[at]],
             "sampler": type(denoisers.sampler).__name__,

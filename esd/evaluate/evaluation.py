@@ -29,6 +29,7 @@ from esd.metrics.filters import Flags
 from esd.metrics.tables import figures_tables, published_figures
 from esd.models.family import Model
 from esd.protocols import Row, each_once
+from esd.protocols.base_pictures import other_parts
 from esd.sample.pictures import grid, save_picture
 from esd.sample.sampling import sampler_of
 from esd.sample.unread import lines_about
@@ -37,7 +38,7 @@ console = Console(highlight=False, quiet=not IS_MAIN_PROCESS)
 PACKAGES = ("torch", "diffusers", "transformers", "pytorch-lightning", "torchmetrics")
 
 
-def settings_of(cfg: DictConfig, protocol, base_hash: str) -> dict:
+def settings_of(cfg: DictConfig, protocol, model, base_hash: str) -> dict:
     """All that the pictures of one folder have in common."""
     return {
         "protocol": protocol.name,
@@ -46,6 +47,8 @@ def settings_of(cfg: DictConfig, protocol, base_hash: str) -> dict:
         "judge": protocol.record(),
         "model": cfg.model.name,
         "model_hash": base_hash,
+        "model_parts": other_parts(model),
+        "dtype": cfg.model.dtype,
         "sampling_steps": cfg.sampling_steps,
         **({} if cfg.sampler == "own" else {"sampler": cfg.sampler}),
         "precision": str(cfg.precision),
@@ -160,7 +163,7 @@ def evaluate(cfg: DictConfig, protocol, found: list[Variant], command: str) -> t
         with_size(model, width, height)
     for variant in found:
         variants.check_base(model, base_hash, variant)
-    settings = settings_of(cfg, protocol, base_hash)
+    settings = settings_of(cfg, protocol, model, base_hash)
     folder = folder_of(cfg.out, settings)
     write_json(folder / "settings.json", settings)
     base = Variant("base", "base", base_hash)

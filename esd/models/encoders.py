@@ -16,6 +16,11 @@ def text_encoders(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
     return {name: part for name, part in pipeline.components.items() if name.startswith("text_encoder") and part is not None}
 
 
+def text_encoders_again(model: Model) -> dict[str, nn.Module]:
+    """Those that are in memory; where they were let go of, read once more."""
+    return text_encoders(model.base) or model.encoders_again()
+
+
 def release_text_encoders(model: Model, keep: Sequence[str], again: Callable[[], dict[str, nn.Module]]) -> None:
     """Encode the prompts of `keep`, then let go of the text encoders, of which T5 alone holds 9 to 19 GB.
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from esd import UserError
 from esd.erasing.tensor_store import TensorStore
-from esd.models.encoders import text_encoders
+from esd.models.encoders import text_encoders_again
 from esd.models.family import Model
 from esd.models.hashes import fingerprint
 from esd.protocols import Row
@@ -38,15 +38,19 @@ def in_bytes(pictures: Tensor) -> Tensor:
     return pictures.mul(255).round().byte()
 
 
+def other_parts(model: Model) -> dict[str, str]:
+    """The hashes of what a model draws with beside its denoiser, by their names: the autoencoder, the text encoders."""
+    parts = {name: part for name, part in model.base.components.items() if isinstance(part, nn.Module)}
+    parts |= text_encoders_again(model)
+    return {name: fingerprint(part) for name, part in sorted(parts.items()) if part is not model.denoiser}
+
+
 def made_with(model: Model, protocol: str, steps: int, device: torch.device, sampler: str = "own") -> dict:
     """All that a picture depends on beside its row. device: where it will be drawn; sampler: as sample() is told."""
-    parts = {name: part for name, part in model.base.components.items() if isinstance(part, nn.Module)}
-    parts |= text_encoders(model.base) or model.encoders_again()  # they may have been let go of
-    others = {name: fingerprint(part) for name, part in sorted(parts.items()) if part is not model.denoiser}
     return {
         "version": VERSION,
         "base": model.base_hash,
-        "others": others,  # the autoencoder, the text encoders
+        "others": other_parts(model),
         "protocol": protocol,
         "steps": steps,
         "sampler": sampler,

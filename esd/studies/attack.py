@@ -10,6 +10,7 @@ pools the tries of a rule. `concept=a,b` and `rules=kv,esd-u` choose; further ar
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -144,10 +145,10 @@ def main(further: list[str]) -> int:
     notes = [
         *(spared([it for it in concepts if rule in by_concept[it]], rule) for rule in rules),
         f"{metrics['pictures']} pictures a find (half of that for check and kept object), {metrics['seeds']} attack seed(s), "
-        "drawn as the protocol draws. Intervals: Wilson's; of the excess a bootstrap over concepts.",
+        "drawn as the protocol draws. Intervals: Wilson's; of the excess Student's t over concepts.",
     ]
     write_result(
-        "attack", title="Under attack", text=text, command=" ".join(["python -m esd.studies attack", *further]),
+        "attack", title="Under attack", text=text, command=shlex.join(["python", "-m", "esd.studies", "attack", *further]),
         columns=["rule", *tables.HEAD], rows=rows, notes=notes, makers=["esd/attack", "esd/studies/attack.py"],
     )  # fmt: skip
     return 0

@@ -129,7 +129,7 @@ class Checkpoints(Callback):
         step = trainer.global_step
         late = bool(self.minutes) and time.monotonic() - self.last >= 60 * self.minutes
         signum, late = self.agreed(module, self.signals.received, late)
-        if signum or late or step % self.every == 0 or step == trainer.max_steps:
+        if signum or late or step % self.every == 0 or step == trainer.max_steps or trainer.should_stop:
             self.write(trainer, module)
         if signum:
             self.signals.stop(signum)

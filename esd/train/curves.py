@@ -19,10 +19,12 @@ CLEAN = 2  # looks in a row at which nothing of the concept is seen
 
 
 def few_of(rows: Sequence[Row]) -> list[Row]:
-    """Some of each group, spread over its prompts."""
+    """Some of each group, spread over its prompts; of what is erased at least one for each concept."""
     chosen = []
     for group, n in FEW.items():
         its = [row for row in rows if row.group == group]
+        if group.startswith("erased"):
+            n = max(n, len({row.subject for row in its}))
         chosen += [its[i * len(its) // n] for i in range(n)] if len(its) >= n else its
     return chosen
 
@@ -44,6 +46,10 @@ class Curves(Callback):
     def load_state_dict(self, state: dict) -> None:
         self.clean = state["clean"]
 
+    def on_train_start(self, trainer: pl.Trainer, module: Erasure) -> None:
+        """A run that was cut between its last look and its end is at its end."""
+        self.end_if_clean(trainer)
+
     def on_train_batch_end(self, trainer: pl.Trainer, module: Erasure, outputs, batch, batch_idx: int) -> None:
         step = trainer.global_step
         if step % self.every or step == trainer.max_steps:  # then the verdict says it
@@ -55,6 +61,9 @@ class Curves(Callback):
                 logger.log_metrics({KEYS.get(group, f"kept/{group}"): rate for group, rate in rates.items()}, step)
             seen = max(rate for group, rate in rates.items() if group.startswith("erased"))
             self.clean = self.clean + 1 if seen == 0 else 0
+        self.end_if_clean(trainer)
+
+    def end_if_clean(self, trainer: pl.Trainer) -> None:
         if self.stop and trainer.strategy.reduce_boolean_decision(self.clean >= CLEAN, all=False):
             trainer.should_stop = True
 

@@ -150,4 +150,6 @@ def check_train_options(cfg: DictConfig) -> None:
     for group in ("layers", "trajectories"):
         if not cfg[group].get("name"):
             raise UserError(f"{group}.name is missing: say what records and reports are to call it")
+    if cfg.trainer.get("accumulate_grad_batches", 1) != 1:  # a step's walks stand where the next step's draws say
+        raise UserError("trainer.accumulate_grad_batches must be 1: give batch=… for more examples a step")
     require_at_least(cfg.robust, "robust.", share=0.0, inner=1)

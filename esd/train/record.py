@@ -24,6 +24,7 @@ def record_of(cfg: DictConfig, options: Options, base_hash: str, devices: int, n
     """All that an edit depends on, for its header, each once; nothing else, so that a run that was interrupted leaves the
     same file."""
     asked = OmegaConf.to_container(cfg, resolve=True)
+    typed = edit_options(HydraConfig.get().overrides.task, devices, bool(cfg.stop))
     record = options.record(
         base=cfg.model.name if cfg.model.path is None else str(cfg.model.path),
         base_hash=base_hash,
@@ -34,7 +35,7 @@ def record_of(cfg: DictConfig, options: Options, base_hash: str, devices: int, n
         precision=str(asked["trainer"]["precision"]),
         deterministic=bool(asked["trainer"].get("deterministic")),
         not_read=not_read,
-        command=command_line("esd.train", *own_folders(), *edit_options(HydraConfig.get().overrides.task)),
+        command=command_line("esd.train", *own_folders(), *typed),
     )
     if cfg.stop:
         record |= {"stop": cfg.stop, "curve_every": cfg.curve_every}

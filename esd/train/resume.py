@@ -16,7 +16,8 @@ BESIDE = (  # options that the edit does not depend on
     "resume", "checkpoint_", "curve_every", "grid", "evaluate", "objective", "logger", "trainer", "gradient_checkpointing",
     "hydra",
 )  # fmt: skip
-OF_THE_EDIT = ("trainer.precision", "trainer.accumulate_grad_batches", "trainer.gradient_clip")  # nevertheless
+OF_THE_EDIT = ("trainer.precision", "trainer.gradient_clip")  # nevertheless
+OF_DEVICES = ("trainer", "trainer.devices", "trainer.strategy", "trainer.num_nodes")  # likewise, where there are several
 CHANGEABLE = (*BESIDE, "steps")  # what may change when a run goes on
 
 
@@ -38,9 +39,10 @@ def each_once(options: Iterable[str]) -> list[str]:
     return list(found.values())
 
 
-def edit_options(task: Iterable[str]) -> list[str]:
-    """Of what a run was asked for, what its edit depends on."""
-    return [option for option in each_once(task) if not is_beside(option)]
+def edit_options(task: Iterable[str], devices: int = 1, stops: bool = False) -> list[str]:
+    """Of what a run was asked for, what its edit depends on. stops: whether it ends where its curve says."""
+    also = (OF_DEVICES if devices > 1 else ()) + (("curve_every",) if stops else ())
+    return [option for option in each_once(task) if not is_beside(option) or named(option) in also]
 
 
 def without_resume(task: Iterable[str]) -> list[str]:

@@ -80,7 +80,7 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
         "sampler": cfg.model.get("picture_sampler", "own"),
         "guidance": cfg.model.get("picture_guidance", cfg.guidance),
     }
-    given = getattr(options.trajectories, "given", None)  # beside the pictures of what is erased, which stand first
+    given = getattr(erasure.trajectories, "given", None)  # beside the pictures of what is erased, which stand first
     given = None if given is None else given[: cfg.grid - cfg.grid // 2]
     grids = BeforeAfterGrids(folder, shown, cfg.grid_every, look, console, given)
     grids.begin(trainer, model, erasure.student)  # the student is still the teacher

@@ -40,6 +40,7 @@ OPTIONS = {  # what python -m esd.train concept=a model.path=@/unreadable is giv
     "sampling_steps=0": "sampling_steps=0 must be",
     "seed=-1": "seed=-1 must be a whole number, 0 or more",
     "checkpoint_minutes=-1": "checkpoint_minutes=-1.0 must be",
+    "+trainer.accumulate_grad_batches=2": "trainer.accumulate_grad_batches must be 1: give batch=",
     "compile=maybe": "compile=maybe: Value 'maybe' is not a valid bool",
     "concept=": "concept is empty",
     "concept='[a,null]'": "concept=['a', None] must be a text",

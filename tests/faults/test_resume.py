@@ -162,3 +162,6 @@ def test_each_option_once_and_only_those_of_the_edit():
     assert each_once(["a=1", "+b=2", "a=3", "b=4"]) == ["a=3", "+b=4"]
     task = ["concept=dog", "steps=4", "logger=none", "trainer.precision=32-true", "trainer=cpu", "steps=6", "evaluate=false"]
     assert edit_options([*task, "logger=none", "resume=x"]) == ["concept=dog", "steps=6", "trainer.precision=32-true"]
+    ending, several = ["stop=auto", "curve_every=5"], ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+    assert edit_options(ending, stops=True) == ending and edit_options(["curve_every=5"]) == []
+    assert edit_options(several, devices=2) == several[:2] and edit_options(several) == []
