@@ -61,7 +61,7 @@ def excess(edit: Sequence[Try], never: Sequence[Try]) -> dict:
 
 def student_t(degrees: int) -> float:
     """The 97.5 % point of Student's t, to 0.01 (Abramowitz and Stegun, 26.7.5, where the degrees of freedom are not few)."""
-    z, few = 1.959964, (12.706, 4.303, 3.182, 2.776)
+    z, few = 1.959964, (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306)
     if degrees <= len(few):
         return few[degrees - 1]
     return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)

@@ -23,9 +23,11 @@ def few_of(rows: Sequence[Row]) -> list[Row]:
     chosen = []
     for group, n in FEW.items():
         its = [row for row in rows if row.group == group]
+        few = [its[i * len(its) // n] for i in range(n)] if len(its) >= n else its
         if group.startswith("erased"):
-            n = max(n, len({row.subject for row in its}))
-        chosen += [its[i * len(its) // n] for i in range(n)] if len(its) >= n else its
+            there = {row.subject for row in few}
+            few = [*few, *{row.subject: row for row in its if row.subject not in there}.values()]
+        chosen += few
     return chosen
 
 
