@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import warnings
@@ -39,6 +40,8 @@ def record_of(cfg: DictConfig, options: Options, base_hash: str, devices: int, n
     )
     if cfg.stop:
         record |= {"stop": cfg.stop, "curve_every": cfg.curve_every}
+    if isinstance(listed := asked["preserve"], str) and Path(listed).expanduser().is_file():
+        record["preserve_sha256"] = hashlib.sha256(Path(listed).expanduser().read_bytes()).hexdigest()[:16]
     predicts = cfg.model.get("prediction", "auto")
     return record if predicts == "auto" else record | {"prediction": predicts}
 

@@ -112,6 +112,16 @@ def test_what_it_was_composed_from_is_used_again(faults, server):
     assert done["code"] == 2 and "is gone: say with --config-dir where it is now" in done["err"]
 
 
+def test_a_list_that_has_changed_since_is_noticed(faults, server):
+    cwd = faults.place()
+    cwd.mkdir()
+    (cwd / "kept.txt").write_text("a dog\na car\n")
+    assert server.run(cwd, *arguments(faults, "logger=none", "preserve=kept.txt", "steps=2"))["code"] == 0
+    (cwd / "kept.txt").write_text("a dog\na house\n")
+    again = server.run(cwd, f"resume={run_folder(cwd)}", "steps=4")
+    assert again["code"] == 2 and "preserve_sha256 was " in again["err"] and again["err"].count("\n") == 1
+
+
 def test_a_sweep_goes_on_without_touching_what_is_finished(faults, server):
     """The finished run's verdict, curve and W&B run are as they were, whatever is asked; each run has an id of its own."""
     cwd = faults.place()
