@@ -429,6 +429,10 @@ def test_an_attack_of_ones_own_and_what_it_leaves_for_card_and_wandb(esd, tmp_pa
     assert left["figures"][0]["attack"] == "mine" and left["figures"][0]["edit"]["of"] == 2
     assert "attacks='[mine]'" in left["command"] and "attack=" not in left["command"].replace("attacks=", "")
     assert list((tmp_path / "found/wandb").glob("offline-run-*"))
+    save_edit(tmp_path / "other/edit.safetensors", Edit({name: model.denoiser.get_parameter(name).detach() * 0.5}, record))
+    also = esd("attack", *asked, "against=other", cwd=tmp_path)
+    assert also.returncode == 0 and "1 to do" in also.stdout, also.stderr[-2000:]
+    assert any(key.startswith("against ") for key in json.loads((tmp_path / "run/attack.json").read_text())["figures"][0])
     from esd.export.card import card
     from esd.export.forms import run_metrics
 

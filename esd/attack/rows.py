@@ -75,19 +75,22 @@ class Rows:
         """Whether this row is the same for every edit of the concept: nothing of the edit is in it."""
         return (row == NEVER and self.twin is not None) or (row == CHECK and attack.check == "base")
 
-    def build(self, row: str, attack: Attack, seed: int) -> Row | None:
-        """None where there is no such row: an attack without a check, a world without a control or a kept object."""
+    def has(self, row: str, attack: Attack) -> bool:
+        """Whether there is such a row: an attack may have no check, a world no control and no kept object."""
+        if row == NEVER:
+            return self.twin is not None or self.world.CONTROL != "none"
+        return {CHECK: bool(attack.check), KEPT: self.world.kept(self.gone) is not None}.get(row, True)
+
+    def build(self, row: str, attack: Attack, seed: int) -> Row:
+        """A row that it has."""
         pictured = "pictures" in attack.needs or row == NEVER
         if row == EDIT:
             return self.of(self.concept, self.denoiser(), pictured)
         if row == CHECK:
-            if not attack.check:
-                return None
             denoiser = self.model.denoiser if attack.check == "base" else self.denoiser(WEAK)
             return self.of(self.concept, denoiser, pictured)
         if row == KEPT:
-            kept = self.world.kept(self.gone)
-            return self.of(kept, self.denoiser(), pictured) if kept else None
+            return self.of(self.world.kept(self.gone), self.denoiser(), pictured)
         if self.twin is not None:
             return self.of(self.concept, self.twin.denoiser, pictured, self.twin)
         return self.world.never_shown(self.of(self.concept, self.denoiser(), False), seed)
@@ -236,9 +239,6 @@ class RealWorld:
     def twin_never_learnt(self, concept: str) -> bool:
         """There is no twin but one that is given."""
         return False
-
-    def never_shown(self, row: Row, seed: int) -> None:
-        """There is no control without a twin."""
 
     def record(self) -> dict:
         """What a try depends on beside the models: the judge, and the pictures that are given."""

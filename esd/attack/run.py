@@ -122,12 +122,12 @@ def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: st
         for concept in variant.concepts:
             its_twin = twin if cfg.twin != "auto" or world.twin_never_learnt(concept) else None
             rows = Rows(model, opened[variant.name], concept, world, its_twin, look_of(cfg), variant.concepts)
-            for name, (_, settings) in attacks.items():
-                for row in cfg.rows or ROWS:
+            for name, (its, settings) in attacks.items():
+                for row in (row for row in cfg.rows or ROWS if rows.has(row, its)):
                     tried_on = [other.name for other in others] if row == EDIT else []  # what is found here is tried there, too
-                    its = settings_hash(settings, cfg, *same, its_twin and its_twin.base_hash, tried_on)
+                    value = settings_hash(settings, cfg, *same, its_twin and its_twin.base_hash, tried_on)
                     for seed in range(cfg.seeds if row in (EDIT, NEVER) else 1):
-                        jobs.append(Job(variant, rows, name, row, seed, its))
+                        jobs.append(Job(variant, rows, name, row, seed, value))
     there = {t.run for t in done}
     left = [job for job in jobs if job.run not in there]
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=str(cfg.precision) == "bf16-mixed")
@@ -274,8 +274,6 @@ def picture_count(cfg: DictConfig, its, row: str) -> int:
 def attacked(cfg: DictConfig, job: Job, its, folder: Path, forwards: Forwards, transfers: dict) -> Iterator[Try]:
     """All tries of one call of an attack; the denoiser under attack is the same afterwards."""
     row = job.rows.build(job.row, its, job.seed)
-    if row is None:
-        return
     if row.target.denoiser is not row.target.base.denoiser:
         forwards.watch(row.target.denoiser)
     seeds = noises(picture_count(cfg, its, job.row))
