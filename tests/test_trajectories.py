@@ -212,7 +212,7 @@ def test_an_interrupted_roll_out_goes_on_where_it_was(tiny, tmp_path):
 
     with pytest.raises(Killed):
         store(tmp_path).get(source, 0, 0, die)
-    assert len(list(tmp_path.glob("*.part0.safetensors"))) == 1
+    assert len(list(tmp_path.glob("*.part0-of-*.safetensors"))) == 1
     count = rows_forwarded(tiny.denoiser)
     resumed = store(tmp_path).get(source, 0, 0, lambda n: None)
     assert count["rows"] == 2 * 8 * 1  # pairs, positions, the one walk that was left
