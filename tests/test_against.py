@@ -35,9 +35,10 @@ def test_warm_up_and_momentum_by_hand(monkeypatch):
     def step(position: int) -> float:
         return guided(torch.tensor([0]), torch.tensor([position]), one, one, 0 * one).item()
 
-    assert step(0) == step(1) == 3.0  # half of the steps: nothing is taken away, ν grows to 1.2 and 0.4·1.2 + 0.6·2 = 1.68
-    assert step(2) == pytest.approx(3 * (1 - 2 - 0.5 * 1.68))
-    assert step(3) == pytest.approx(3 * (1 - 2 - 0.5 * (0.4 * 1.68 + 0.6 * 2)))
+    # For half of the steps nothing is taken away. γ is 2, then 2 + 0.5·1.2 = 2.6; ν 0.6·2 = 1.2, then 0.4·1.2 + 0.6·2.6 = 2.04.
+    assert step(0) == step(1) == 3.0
+    assert step(2) == pytest.approx(3 * (1 - (2 + 0.5 * 2.04)))
+    assert step(3) == pytest.approx(3 * (1 - (2 + 0.5 * (0.4 * 2.04 + 0.6 * 3.02))))
 
 
 def test_pictures_are_guided_away_from_the_concept_alone(tiny):

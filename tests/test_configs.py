@@ -151,3 +151,9 @@ def test_the_models_steps_are_the_protocols():
 
     model = OmegaConf.load(CONF / "model" / "emoji.yaml")
     assert (model.picture_steps, model.picture_sampler) == (emoji.STEPS, emoji.SAMPLER)
+
+
+def test_the_twin_is_made_beside_the_model():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        full, twin = (compose("pretrain", list(asked)).out for asked in ((), ("pretrain=twin",)))
+    assert (full, twin) == ("outputs/pretrain", "outputs/pretrain-twin")

@@ -23,6 +23,7 @@ from esd import UserError, erase, load_edit
 from esd.erasing.cache import Cache
 from esd.erasing.edit import read_edit
 from esd.erasing.erase import SOURCES
+from esd.erasing.erasure import Erasure
 from esd.erasing.layers import LayerRule
 from esd.erasing.load import denoiser_of
 from esd.erasing.trajectories import Pool
@@ -239,3 +240,20 @@ def test_the_pieces_serve_on_their_own_as_their_docstrings_show(room):
     exec(textwrap.dedent(shown), made)
     (result,) = [made[name] for name in ("target", "distance", "x") if name in made]
     assert torch.as_tensor(result).isfinite().all()
+
+
+def test_what_was_trained_is_back_on_its_device(tiny_folder, monkeypatch):
+    """Lightning leaves it on the CPU, where the grid and the verdict would then be drawn."""
+    moved = []
+    monkeypatch.setattr(Erasure, "cpu", lambda self: moved.append("cpu") or self)
+    to = Erasure.to
+    monkeypatch.setattr(Erasure, "to", lambda self, device: moved.append("its own") or to(self, device))
+    erase(StableDiffusionPipeline.from_pretrained(tiny_folder, safety_checker=None), "a pizza", **SHORT)
+    assert "cpu" in moved and moved[-1] == "its own"
+
+
+def test_an_edit_of_a_pipeline_in_bf16_names_no_hash(tiny_folder):
+    """Its weights are rounded otherwise than the hash is: no other copy of the model would have it."""
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_folder, safety_checker=None, torch_dtype=torch.bfloat16)
+    assert "base_hash" not in erase(pipe, "a pizza", **SHORT).record
+    assert len(erase(pipe.to(torch.float16), "a pizza", **SHORT).record["base_hash"]) == 64

@@ -295,3 +295,12 @@ def test_a_part_that_is_never_loaded_is_of_any_library_and_may_be_damaged(damage
         (tmp_path / "safety_checker" / "model.safetensors").write_bytes(b"cut short")
     model = models.load(str(tmp_path), "sd14")
     assert model.base.safety_checker is None and len(model.encode(["a pizza"])["encoder_hidden_states"]) == 1
+
+
+def test_the_autoencoder_does_not_compute_in_float16(tiny):
+    """XL's overflows there; autocast would have it so whatever its weights are."""
+    x, picture = tiny.noise([1]), torch.rand(1, 3, 16, 16)
+    plain = tiny.decode(x), tiny.latents(picture)
+    with torch.autocast("cpu", torch.float16):
+        half = tiny.decode(x), tiny.latents(picture)
+    assert all(map(torch.equal, plain, half))

@@ -199,7 +199,9 @@ def test_damage_is_noticed_and_the_walks_made_again(tiny, tmp_path, damage):
     assert count["rows"] > 0 and torch.equal(again.x_t, x_t)
 
 
-def test_an_interrupted_roll_out_goes_on_where_it_was(tiny, tmp_path):
+@pytest.mark.parametrize("chunk", [2, 1])
+def test_an_interrupted_roll_out_goes_on_where_it_was(tiny, tmp_path, chunk):
+    """With the same chunks; with others it begins anew."""
     source, _ = walks_of(tiny)
 
     class Killed(Exception):
@@ -212,10 +214,10 @@ def test_an_interrupted_roll_out_goes_on_where_it_was(tiny, tmp_path):
 
     with pytest.raises(Killed):
         store(tmp_path).get(source, 0, 0, die)
-    assert len(list(tmp_path.glob("*.part0.safetensors"))) == 1
+    assert len(list(tmp_path.glob("*.part0-of-*.safetensors"))) == 1
     count = rows_forwarded(tiny.denoiser)
-    resumed = store(tmp_path).get(source, 0, 0, lambda n: None)
-    assert count["rows"] == 2 * 8 * 1  # pairs, positions, the one walk that was left
+    resumed = store(tmp_path, chunk=chunk).get(source, 0, 0, lambda n: None)
+    assert count["rows"] == 2 * 8 * (1 if chunk == 2 else 3)  # pairs, positions, the walks that were left
     assert not list(tmp_path.glob("*.part*"))
     straight = store(tmp_path / "other").get(source, 0, 0, lambda n: None)
     torch.testing.assert_close(resumed.x_t, straight.x_t)

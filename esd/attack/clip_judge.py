@@ -17,17 +17,19 @@ from esd.protocols.everyday import everyday_without
 class ClipJudge:
     """clip: a name on the hub, or a folder. Raises UserError where it cannot be had."""
 
-    def __init__(self, clip: str = CLIP):
-        self.name, self.folder = clip, clip_folder(clip)
+    def __init__(self, clip: str = CLIP, device: torch.device | str = "cpu"):
+        self.name, self.folder, self.device = clip, clip_folder(clip), device
 
     @cached_property
     def clip(self) -> Clip:
-        return Clip(self.folder)
+        return Clip(self.folder).to(self.device)
 
     def sees(self, pictures: Tensor, text: str) -> Tensor:
         """Whether the concept's text fits each picture (n, 3, H, W) better than every alternative: (n,) bool."""
         texts = self.clip.texts([text, *everyday_without([text])])
-        similarity = torch.cat([self.clip.pictures(part) @ texts.T for part in pictures.split(16)])  # (n, 1 + K)
+        similarity = torch.cat(
+            [self.clip.pictures(part.to(self.device)) @ texts.T for part in pictures.split(16)]
+        )  # (n, 1 + K)
         return lead(similarity[:, 0], similarity[:, 1:]) > 0
 
     def record(self) -> dict:

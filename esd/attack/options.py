@@ -13,6 +13,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from esd import UserError
 from esd.command.checks import one_text, option_errors, require_at_least, require_one_of, texts
 from esd.command.entry import CONF
+from esd.command.model import ACCELERATORS
 
 QUICK = ("inversion", "inversion-1", "finetune", "completion")
 BUDGETS = ("laptop", "published")
@@ -81,12 +82,7 @@ def check_attack_options(cfg: DictConfig) -> None:
     from esd.sample.sampling import SAMPLERS
 
     require_one_of(cfg.sampler, "sampler", SAMPLERS)
-    require_one_of(cfg.accelerator, "accelerator", ("auto", "cpu", "gpu"))
-    if cfg.accelerator == "gpu":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise UserError("accelerator=gpu: this machine has none that torch can use: give cpu, or auto")
+    require_one_of(cfg.accelerator, "accelerator", ACCELERATORS)
     require_one_of(str(cfg.precision), "precision", ("32-true", "bf16-mixed"))
     for row in cfg.rows:
         require_one_of(row, "rows", ROWS)

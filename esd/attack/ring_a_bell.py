@@ -46,8 +46,8 @@ class RingABell:
             yield Found(generations, best, loss, lambda seeds, denoiser=None, c=condition: target.draw(c, seeds, denoiser))
 
     def distance(self, f, known: list[str], genes: Tensor, wanted: Tensor) -> Tensor:
-        """‖f(p̂) − wanted‖² of each row of words: (population,)."""
-        return (f([" ".join(known[i] for i in row) for row in genes.tolist()]) - wanted).square().mean(1)
+        """‖f(p̂) − wanted‖² of each row of words: (population,), on the CPU as they are."""
+        return (f([" ".join(known[i] for i in row) for row in genes.tolist()]) - wanted).square().mean(1).cpu()
 
     def bred(self, ranked: Tensor, words: int, generator: torch.Generator) -> Tensor:
         """The better half stays; its children take each word from one of two parents, and sometimes a new one."""

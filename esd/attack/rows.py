@@ -226,7 +226,8 @@ class RealWorld:
                 if drawn
                 else read_pictures(picture_files(self.images), self.model.latent_shape[-1] * self.model.base.vae_scale_factor)
             )
-            self._latents[concept] = torch.cat([self.model.latents(part) for part in pictures.split(4)]).cpu()
+            device = next(self.model.denoiser.parameters()).device
+            self._latents[concept] = torch.cat([self.model.latents(part.to(device)).cpu() for part in pictures.split(4)])
         return self._latents[concept]
 
     def sees(self, pictures: Tensor, concept: str) -> Tensor:

@@ -23,10 +23,11 @@ from esd.attack.rows import EDIT, NEVER, ROWS, EmojiWorld, RealWorld, Rows, edit
 from esd.attack.tries import Try
 from esd.command.checks import texts
 from esd.command.entry import free_determinism
-from esd.command.model import check_model, load_model
+from esd.command.model import check_model, device_of, load_model
 from esd.erasing.edit import Edit, check_edit, read_edit, whole
 from esd.evaluate.variants import Variant, edit_variant
 from esd.files import slug, write_json
+from esd.models.encoders import text_encoders
 from esd.models.hashes import fingerprint
 from esd.protocols.base_pictures import other_parts
 from esd.sample.pictures import save_picture, to_image
@@ -90,7 +91,8 @@ def world_of(cfg: DictConfig, model) -> EmojiWorld | RealWorld:
 
     kept = [cfg.kept] if cfg.kept else list(cfg.model.kept)
     images = Path(cfg.images).expanduser() if cfg.images else None
-    return RealWorld(model, images, instantiate(cfg.judge) if cfg.judge else ClipJudge(), kept, look_of(cfg))
+    judge = instantiate(cfg.judge) if cfg.judge else ClipJudge(device=next(model.denoiser.parameters()).device)
+    return RealWorld(model, images, judge, kept, look_of(cfg))
 
 
 def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: str) -> tuple[list[dict], Path]:
@@ -107,10 +109,11 @@ def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: st
     base_hash = model.base_hash
     opened = {variant.name: matching(variant, model, base_hash) for variant in [*variants, *others]}
     twin = twin_of(cfg, model)
-    device = torch.device("cuda" if cfg.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    device = device_of(cfg.accelerator)
     torch.use_deterministic_algorithms(bool(free_determinism()), warn_only=True)
-    for network in (model.denoiser, *((twin.denoiser,) if twin else ())):
-        network.to(device).requires_grad_(False)
+    for its in filter(None, (model, twin)):
+        for network in (its.denoiser, *text_encoders(its.base).values()):  # gradients pass through both
+            network.to(device).requires_grad_(False)
     world = world_of(cfg, model)
     for name, (its, _) in attacks.items():
         require(name, its, model)
@@ -130,7 +133,9 @@ def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: st
                         jobs.append(Job(variant, rows, name, row, seed, value))
     there = {t.run for t in done}
     left = [job for job in jobs if job.run not in there]
-    mixed = torch.autocast(device.type, torch.bfloat16, enabled=str(cfg.precision) == "bf16-mixed")
+    mixed = torch.autocast(  # no casts are kept: those made while pictures are drawn have no gradient
+        device.type, torch.bfloat16, enabled=str(cfg.precision) == "bf16-mixed", cache_enabled=False
+    )  # fmt: skip
     with mixed:
         announce(cfg, variants, attacks, left, len(jobs), folder, model, device)
         forwards = Forwards()

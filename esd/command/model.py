@@ -8,16 +8,29 @@ from typing import TYPE_CHECKING
 from hydra.utils import get_method
 from omegaconf import DictConfig
 
+from esd import UserError
 from esd.command.checks import option_errors
 from esd.models import folder_of
 from esd.models.prediction import require_known
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from esd.models.family import Model
 
 SHIPPED = "esd.models.load"
+ACCELERATORS = ("auto", "cpu", "gpu")
+
+
+def device_of(accelerator: str) -> torch.device:
+    """Raises UserError where there is no such thing here."""
+    import torch
+
+    there = torch.cuda.is_available()
+    if accelerator == "gpu" and not there:
+        raise UserError("accelerator=gpu: torch finds none on this machine: give cpu, or auto")
+    return torch.device("cuda" if there and accelerator != "cpu" else "cpu")
 
 
 def check_model(cfg: DictConfig) -> None:

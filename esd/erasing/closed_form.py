@@ -27,12 +27,12 @@ from esd.models.family import Model
 
 
 def solved(asked: Tensor, target: Tensor, c: Tensor, weight: float) -> Tensor:
-    """M (d, d) of W ← W + W·M, in float64: so that W at the asked states (n, d) is what it was at the target's (n, d), and
-    stays at those of which C (d, d) is the second moment. weight: μ."""
-    asked, target = asked.double(), target.double()
+    """M (d, d) of W ← W + W·M, in float64 on the CPU: so that W at the asked states (n, d) is what it was at the target's
+    (n, d), and stays at those of which C (d, d) is the second moment. weight: μ."""
+    asked, target = asked.cpu().double(), target.cpu().double()
     d = asked.shape[-1]
     a = asked.T @ asked / len(asked) + weight * c
-    a += 1e-6 * a.trace() / d * torch.eye(d, dtype=a.dtype, device=a.device)  # few texts do not fill every direction
+    a += 1e-6 * a.trace() / d * torch.eye(d, dtype=a.dtype)  # few texts do not fill every direction
     return torch.linalg.solve(a, asked.T @ (target - asked) / len(asked)).T
 
 
@@ -59,4 +59,4 @@ class ClosedForm:
     @torch.no_grad()
     def apply(self) -> None:
         for weight in self.weights:
-            weight.copy_(weight + (weight.double() @ self.m).to(weight))
+            weight.copy_(weight + (weight.cpu().double() @ self.m).to(weight))

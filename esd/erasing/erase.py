@@ -31,6 +31,7 @@ from esd.erasing.checks import check_lora, check_options, require_one_of, texts
 from esd.erasing.concepts import pair_up, preserved
 from esd.erasing.edit import Edit
 from esd.erasing.layers import Layers, rule_of
+from esd.erasing.load import denoiser_of
 from esd.erasing.pipelines import device_of, interruptible, model_of, torch_switches, untouched
 from esd.erasing.prompts import unread_of
 from esd.erasing.run import Options, Run, free_determinism, lora_of, trainer_for
@@ -141,6 +142,7 @@ def erase(
         gradient_checkpointing=gradient_checkpointing, compile=compile,
     )  # fmt: skip
     with untouched(pipe), quiet_lightning(), torch_switches():
+        found_in = next(denoiser_of(pipe).parameters()).dtype
         model = model_of(pipe, options.dtype_loaded)
         not_read = unread_of(model, erased, templates, truncate)
         for prompt in prompts:
@@ -177,6 +179,8 @@ def erase(
                 command=call_of(asked),
                 not_read=not_read,
             )
+            if found_in not in (torch.float32, torch.float16):  # rounded otherwise than the hash is: no other model has it
+                del record["base_hash"]
             return run.edit(record)
         except FloatingPointError as error:
             raise UserError(str(error)) from error

@@ -47,7 +47,8 @@ def tensors_of(factors: Factors, part: str) -> dict[str, Tensor]:
 
 
 def merged(factors: Factors, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The whole weights, by their names, in float32. base: the base model's. Raises UserError where one does not fit."""
+    """The whole weights, by their names, in float32 on the CPU. base: the base model's. Raises UserError where one does not
+    fit."""
     weights = {}
     for module, (down, up) in factors.items():
         name = f"{module}.weight"
@@ -59,6 +60,6 @@ def merged(factors: Factors, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 f"the edit's {name} is {(up.shape[0], *down.shape[1:])}, this model's {tuple(stored.shape)}: "
                 "it was made for another model"
             )
-        change = up.flatten(1).float() @ down.flatten(1).float()
-        weights[name] = stored.detach().float() + change.view_as(stored).to(stored.device)
+        change = up.cpu().flatten(1).float() @ down.cpu().flatten(1).float()
+        weights[name] = stored.detach().cpu().float() + change.view(stored.shape)
     return weights

@@ -75,7 +75,8 @@ class Pictures(Pool):
     def read(self, model: Model) -> tuple[Tensor, Tensor]:
         """The pictures (n, 3, H, W) and their latents (n, C, h, w)."""
         given = read_pictures(self.files, model.latent_shape[-1] * model.base.vae_scale_factor)
-        return given, torch.cat([model.latents(part).cpu() for part in given.split(4)])
+        device = next(model.denoiser.parameters()).device
+        return given, torch.cat([model.latents(part.to(device)).cpu() for part in given.split(4)])
 
     def examples(self, draw: Draw) -> Examples:
         erases = int((~self.denoisers.prompts.preserves[draw.concept]).sum())  # they stand before those that preserve

@@ -54,9 +54,11 @@ def nearest(concepts: Tensor, states: Tensor) -> Tensor:
 
 
 def kept_moment(concepts: Tensor, states: Tensor) -> Tensor:
-    """C (d, d), in float64, of the text states (k, S, d) of the concepts and (n, S, d) of the prompts that are to stay."""
+    """C (d, d), in float64 (on the CPU: some devices have none), of the text states (k, S, d) of the concepts and (n, S, d) of
+    the prompts that are to stay."""
+    concepts, states = concepts.cpu(), states.cpu()
     parts = [(1 - WEIGHT, states), (WEIGHT, states[nearest(concepts, states)])]
-    c = torch.zeros(states.shape[-1], states.shape[-1], dtype=torch.float64, device=states.device)
+    c = torch.zeros(states.shape[-1], states.shape[-1], dtype=torch.float64)
     for share, of in parts:
         e = of.flatten(0, 1).double()  # (n·S, d)
         c += share * e.T @ e / len(e)
@@ -68,7 +70,7 @@ def projection(concepts: Tensor, states: Tensor, spare: float) -> Tensor:
     prompts that are to stay."""
     c = kept_moment(concepts, states)
     lam = spare * c.trace() / len(c)
-    return (lam * torch.linalg.inv(c + lam * torch.eye(len(c), dtype=c.dtype, device=c.device))).float()
+    return (lam * torch.linalg.inv(c + lam * torch.eye(len(c), dtype=c.dtype))).float()
 
 
 class Projection:
@@ -79,7 +81,7 @@ class Projection:
         device = next(student.parameters()).device
         states = model.encode([*spared, ""], device)["encoder_hidden_states"]  # ∅ is in every walk
         self.weights = reading_text(student, states.shape[-1], f"spare={spare:g}", model.name)
-        self.p = projection(model.encode(list(concepts), device)["encoder_hidden_states"], states, spare).detach()
+        self.p = projection(model.encode(list(concepts), device)["encoder_hidden_states"], states, spare).detach().to(device)
         self.old: list[Tensor] = []
 
     def before(self) -> None:

@@ -200,6 +200,7 @@ class Run:
             rank=self.trainer.global_rank, world=self.trainer.world_size, start=done,
         )  # fmt: skip
         self.trainer.fit(self.module, DataLoader(draws, batch_size=None), ckpt_path=checkpoint, weights_only=True)
+        self.module.to(self.device)  # Lightning's teardown sends it to the CPU: what is drawn from here on would be drawn there
 
     def edit(self, record: dict) -> Edit:
         """What was made, with its record (Options.record)."""

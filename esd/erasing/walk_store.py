@@ -101,7 +101,7 @@ class WalkStore(TensorStore):
             kept = ["x_t", "eps_c", "eps_null"] + (["eps_f"] if description["f"] and not own_f else [])
             parts = []
             for i, seeds in enumerate(noise_seeds(self.seed, self.walks).split(self.chunk)):
-                part = self.folder / f"{key}.part{i}.safetensors"
+                part = self.folder / f"{key}.part{i}-of-{self.chunk}.safetensors"
                 stops = self.stops(part, own_f)
                 if stops is None:
                     made = roll_out(denoisers, concept, template, seeds, done)

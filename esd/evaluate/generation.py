@@ -87,7 +87,7 @@ class Painter(pl.LightningModule):
             alike = list(alike)
             drawn = sample(
                 with_size(self.model, width, height), self.denoiser, [row.prompt for row in alike], [row.seed for row in alike],
-                guidance=guidance, batch=len(alike), done=self.done, **self.look,
+                guidance=guidance, done=self.done, **self.look,
             )  # fmt: skip
             for row, picture in zip(alike, drawn, strict=True):
                 save_picture(to_image(picture), self.folder / row.file)

@@ -6,6 +6,7 @@ The same five words serve an ε-predicting U-Net and a flow transformer: encode,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -65,16 +66,22 @@ def unit_noise(shape: Sequence[int], seeds: Sequence[int] | Tensor) -> Tensor:
     return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds])
 
 
+def not_in_half(device: torch.device) -> AbstractContextManager:
+    """Inside, an autocast to float16 is off."""
+    half = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16
+    return torch.autocast(device.type, enabled=False) if half else nullcontext()
+
+
 @torch.no_grad()
 def pictures(vae: AutoencoderKL, x: Tensor) -> Tensor:
-    """Latents (B, C, h, w) → pictures (B, 3, H, W) in [0, 1], on the latents' device, and in float32: XL's VAE overflows in
-    half precision."""
+    """Latents (B, C, h, w) → pictures (B, 3, H, W) in [0, 1], on the latents' device, and not in float16: XL's VAE overflows
+    there."""
     x = x.float() / vae.config.scaling_factor
     if vae.config.latents_mean is not None and vae.config.latents_std is not None:  # some of XL's: models/settings.py
         mean, std = (x.new_tensor(values).view(1, -1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std))
         x = x * std + mean
     x = x + (vae.config.shift_factor or 0.0)
-    with lent(x.device, vae, dtype=torch.float32):
+    with lent(x.device, vae, dtype=torch.float32), not_in_half(x.device):
         image = vae.decode(x).sample.float()
     return (image / 2 + 0.5).clamp(0, 1) + 0 * image  # what is infinite becomes NaN, not white
 
@@ -82,6 +89,6 @@ def pictures(vae: AutoencoderKL, x: Tensor) -> Tensor:
 @torch.no_grad()
 def latents(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     """Pictures (B, 3, H, W) in [0, 1] → their mean latents (B, C, h, w), as the denoiser sees them, on the same device."""
-    with lent(pictures.device, vae, dtype=torch.float32):
+    with lent(pictures.device, vae, dtype=torch.float32), not_in_half(pictures.device):
         mean = vae.encode(2 * pictures.float() - 1).latent_dist.mean
     return (mean - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor

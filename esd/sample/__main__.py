@@ -6,8 +6,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from esd.command.checks import one_text, refuse_quantized, require_at_least, require_bool, texts
+from esd.command.checks import one_text, refuse_quantized, require_at_least, require_bool, require_one_of, texts
 from esd.command.entry import command
+from esd.command.model import ACCELERATORS, check_model, device_of, load_model
 from esd.files import slug
 
 
@@ -16,11 +17,12 @@ def main(cfg: DictConfig) -> None:
     path, prompts = one_text(cfg.edit, "edit"), texts(cfg.prompt, "prompt")
     require_bool(cfg, "allow_pickle")
     require_at_least(cfg, count=1, sampling_steps=1, seed=0, guidance=0.0)
+    require_one_of(cfg.accelerator, "accelerator", ACCELERATORS)
     refuse_quantized(cfg.model)
+    import torch
     from hydra.core.hydra_config import HydraConfig
     from rich.console import Console
 
-    from esd.command.model import check_model, load_model
     from esd.command.progress import progress
     from esd.erasing.edit import apply_edit, base_mismatch, check_edit, read_edit
     from esd.sample.pictures import grid, save_picture, to_image
@@ -31,6 +33,7 @@ def main(cfg: DictConfig) -> None:
     check_model(cfg.model)
     folder = Path(HydraConfig.get().runtime.output_dir)
     console = Console(highlight=False, markup=False)
+    device = device_of(cfg.accelerator)
     model = load_model(cfg.model)
     check_edit(model.denoiser, edit)
     asked = [prompt for prompt in prompts for _ in range(cfg.count)]
@@ -41,7 +44,9 @@ def main(cfg: DictConfig) -> None:
     for said in lines_about(model, prompts, cfg.model.path is None):
         console.print(f"warning: {said}", style="yellow", soft_wrap=True)
     look = {"steps": cfg.sampling_steps, "guidance": cfg.guidance}
-    with progress(console, "pictures") as bar:
+    model.denoiser.to(device)
+    on_gpu = device.type == "cuda" and str(cfg.model.precision) == "bf16-mixed"  # the processor computes in float32
+    with progress(console, "pictures") as bar, torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
         task = bar.add_task("Drawing", total=2 * len(asked))
         drawn = {}
         for name in ("base", "edit"):

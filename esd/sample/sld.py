@@ -1,7 +1,7 @@
 """Safe latent diffusion (Schramowski et al. 2023, arXiv 2211.05105): sampling is guided away from a concept, and the weights
 stay as they are.
 
-    ε̄ = ε_∅ + s_g·(ε_c − ε_∅ − γ − s_m·ν)      γ = μ·(ε_S − ε_∅)      ν ← β_m·ν + (1 − β_m)·γ
+    ε̄ = ε_∅ + s_g·(ε_c − ε_∅ − γ)      γ = μ·(ε_S − ε_∅) + s_m·ν      ν ← β_m·ν + (1 − β_m)·γ
     μ = min(1, |s_S·(ε_c − ε_S)|) where ε_c − ε_S < λ, else 0
 
 S is the concept. In the first δ steps of 50 the momentum ν is gathered and nothing is taken away. The paper prints max(1, …)
@@ -37,7 +37,7 @@ SETTINGS = {  # as published
 
 
 def safety_term(eps_c: Tensor, eps_null: Tensor, eps_s: Tensor, scale: float, threshold: float) -> Tensor:
-    """γ, all (B, C, h, w)."""
+    """γ without its momentum, all (B, C, h, w)."""
     mu = (scale * (eps_c - eps_s)).abs().clamp(max=1)
     return torch.where(eps_c - eps_s < threshold, mu, 0) * (eps_s - eps_null)
 
@@ -59,8 +59,9 @@ class SafeLatentDiffusion:
         def guided(rows: Tensor, position: Tensor, x: Tensor, eps_c: Tensor, eps_null: Tensor) -> Tensor:
             gamma = safety_term(eps_c, eps_null, predict_concept(rows, x, position), s.scale, s.threshold)
             nu = torch.stack([momentum.get(row, torch.zeros_like(gamma[0])) for row in rows.tolist()])
-            taken = torch.where((position >= s.warm_up * steps / 50).view(-1, *[1] * (x.dim() - 1)), gamma + s.momentum * nu, 0)
+            gamma = gamma + s.momentum * nu
             momentum.update(zip(rows.tolist(), s.keeps * nu + (1 - s.keeps) * gamma, strict=True))
+            taken = torch.where((position >= s.warm_up * steps / 50).view(-1, *[1] * (x.dim() - 1)), gamma, 0)
             return guide(eps_c - taken, eps_null, guidance)
 
         return guided

@@ -41,7 +41,7 @@ def run(command: list[str], log: Path) -> int:
 
 def erased(concept: str, rule: str) -> Path:
     """The folder of the run that erased, or will erase, a concept by a rule: one of `studies objects` where there is one."""
-    for file in sorted(FOLDER.parent.glob("objects*/*/metrics.json")):
+    for file in sorted(file for name in ("objects", "objects-seed-0") for file in FOLDER.parent.glob(f"{name}/*/metrics.json")):
         record = read_json(file)["record"]
         if (record["concept"], record["layers"], record["seed"]) == ([concept], rule, 0):
             return file.parent

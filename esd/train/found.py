@@ -14,6 +14,7 @@ from esd.erasing import naming
 from esd.erasing.pictures import Pictures
 from esd.erasing.trajectories import Trajectories
 from esd.files import atomic_write
+from esd.models.encoders import text_encoders
 from esd.models.family import Model
 from esd.models.precision import lent
 from esd.train.announcement import console, say
@@ -28,7 +29,8 @@ def with_found_text(cfg: DictConfig, model: Model, source: Trajectories, trainer
     if not isinstance(source, Pictures):
         raise UserError(f"trajectories={source.name} takes no pictures, in which a concept could be found: name the concept")
     device = trainer.strategy.root_device
-    with progress(console, "forwards") as bar, lent(device, model.denoiser), trainer.precision_plugin.forward_context():
+    lends = model.denoiser, *text_encoders(model.base).values()  # gradients pass through both
+    with progress(console, "forwards") as bar, lent(device, *lends), trainer.precision_plugin.forward_context():
         task = bar.add_task("Finding its text", total=naming.FORWARDS)
         x_0 = source.read(model)[1].to(device)
         text = naming.text_of(model, x_0, cfg.seed, unnamed(cfg.model.name), lambda n: bar.advance(task, n))

@@ -28,6 +28,7 @@ from esd.protocols import Row, emoji
 from esd.protocols import concept as concept_protocol
 from esd.protocols.base_pictures import BasePictures, in_bytes, made_with
 from esd.sample.sampling import sample
+from esd.train.record import own_folders
 
 NAMED, EVERYDAY, ALIKE = 12, 24, 2  # not of the embedded model: by name, in scenes, in templates; the rest; each look-alike
 
@@ -172,10 +173,10 @@ def objective(metrics: dict, wanted: str) -> float:
 
 
 def model_options() -> list[str]:
-    """The options that name this run's model in the next command; none where it is the embedded one."""
+    """The options that name this run's model in the next command; none where it is the embedded one of this package."""
     hydra = HydraConfig.get()
     named = [] if (chosen := hydra.runtime.choices["model"]) == "emoji" else [f"model={chosen}"]
-    return named + [option for option in hydra.overrides.task if option.startswith("model.path=")]
+    return own_folders() + named + [o for o in hydra.overrides.task if o.startswith(("model.path=", "model.prediction="))]
 
 
 def print_verdict(metrics: dict, labels: dict[str, str], folder: Path, concept: str, console: Console) -> None:

@@ -108,6 +108,7 @@ COMMANDS = {  # whole commands
     "train resume=@/run eta=2": "eta is fixed once a run has begun",
     "train eta=1": "concept is missing: give concept=…",
     "sample edit=@/edit.safetensors": "prompt is missing: give prompt=…",
+    "sample edit=@/edit.safetensors prompt=a accelerator=tpu": "accelerator=tpu is unknown: auto, cpu, gpu",
     "sample prompt=a edit=@/nothing": "does not exist: give the edit.safetensors of a run",
     "sample prompt=a edit=@/cut.safetensors": "is damaged or cut short",
     "train concept=pizza evaluate=perhaps": "evaluate=perhaps must be true, false or long",
