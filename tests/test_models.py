@@ -19,6 +19,7 @@ from esd.erasing.concepts import Concept, Draws
 from esd.erasing.edit import Edit, apply_edit, read_edit, save_edit
 from esd.erasing.erasure import erasure_target
 from esd.export import layout
+from esd.models.encoders import where_they_fit
 from esd.sample.sampling import sample
 
 TEXTS = ["a pizza", "", "van gogh"]
@@ -304,3 +305,12 @@ def test_the_autoencoder_does_not_compute_in_float16(tiny):
     with torch.autocast("cpu", torch.float16):
         half = tiny.decode(x), tiny.latents(picture)
     assert all(map(torch.equal, plain, half))
+
+
+def test_text_encoders_go_where_there_is_room(tiny, monkeypatch):
+    encoders, gpu = [tiny.base.text_encoder], torch.device("cuda")
+    size = sum(p.numel() * p.element_size() for p in tiny.base.text_encoder.parameters())
+    for free, found in ((2 * size, "cuda"), (size, "cpu")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 80e9))
+        assert where_they_fit(encoders, gpu).type == found
+    assert where_they_fit(encoders, torch.device("cpu")).type == "cpu"

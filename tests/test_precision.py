@@ -178,7 +178,7 @@ def test_text_encoders_go_when_the_prompts_are_encoded_and_come_back_where_other
     model, wanted = models.load(str(folder), family, "auto"), models.load(str(folder), family, "auto")
     texts, others = ["", "a pizza", "a cat"], ["a dog", ""]
     expected = wanted.encode(texts), wanted.encode(others)
-    release_text_encoders(model, texts, model.encoders_again)
+    release_text_encoders(model, texts, model.encoders_again, torch.device("cpu"))
     assert not text_encoders(model.base)
     torch.testing.assert_close(model.encode(texts[::-1]), {n: t.flip(0) for n, t in expected[0].items()}, atol=1e-5, rtol=1e-4)
     assert not text_encoders(model.base)

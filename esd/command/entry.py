@@ -38,7 +38,8 @@ def fast_precision() -> str:
     """bf16-mixed where a GPU or the processor computes in it, else 32-true. Asked when a run is built: imports torch."""
     import torch
 
-    native = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    native = on_gpu or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16-mixed" if native else "32-true"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from diffusers import DiffusionPipeline
@@ -21,13 +21,25 @@ def text_encoders_again(model: Model) -> dict[str, nn.Module]:
     return text_encoders(model.base) or model.encoders_again()
 
 
-def release_text_encoders(model: Model, keep: Sequence[str], again: Callable[[], dict[str, nn.Module]]) -> None:
-    """Encode the prompts of `keep`, then let go of the text encoders, of which T5 alone holds 9 to 19 GB.
+def where_they_fit(encoders: Iterable[nn.Module], device: torch.device) -> torch.device:
+    """The device, or the CPU where what it has left is less than a quarter more than these are."""
+    if device.type != "cuda":
+        return device
+    size = sum(p.numel() * p.element_size() for encoder in encoders for p in encoder.parameters())
+    return device if torch.cuda.mem_get_info(device)[0] > 1.25 * size else torch.device("cpu")
+
+
+def release_text_encoders(
+    model: Model, keep: Sequence[str], again: Callable[[], dict[str, nn.Module]], device: torch.device
+) -> None:  # fmt: skip
+    """Encode the prompts of `keep`, on this device where there is room, then let go of the text encoders, of which T5 alone
+    holds 9 to 19 GB.
 
     From now on `model.encode` has these prompts at hand; asked for others, it gets the encoders by `again`, and keeps them.
     """
     encode, rows = model.encode, {prompt: row for row, prompt in enumerate(dict.fromkeys(keep))}
-    kept = encode(list(rows))
+    place = where_they_fit(text_encoders(model.base).values(), device)
+    kept = {name: states.cpu() for name, states in encode(list(rows), place).items()}
     model.base.register_modules(**dict.fromkeys(text_encoders(model.base)))
 
     def encode_kept(prompts: Sequence[str], device: torch.device | str = "cpu") -> Condition:

@@ -59,7 +59,7 @@ def run(cfg: DictConfig, folder: Path, signals: Signals) -> float:
         judged = verdict_of(protocol, concepts, options.preserved, model, erasure.device)
     if hasattr(model, "encoders_again") and cfg.model.path is not None:
         to_judge = [row.prompt for row in judged.rows] if isinstance(judged, Verdict) else []
-        release_text_encoders(model, ["", *shown, *to_judge], model.encoders_again)
+        release_text_encoders(model, ["", *shown, *to_judge], model.encoders_again, erasure.device)
     path, checkpoint = newest_checkpoint(folder) if cfg.resume else (None, None)
     done = checkpoint["global_step"] if checkpoint else 0
     if done > cfg.steps:
