@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> None:
         console.print(f"warning: {said}", style="yellow", soft_wrap=True)
     look = {"steps": cfg.sampling_steps, "guidance": cfg.guidance}
     model.denoiser.to(device)
-    on_gpu = device.type == "cuda" and str(cfg.model.precision) == "bf16-mixed"  # the processor computes in float32
+    on_gpu = device.type == "cuda" and str(cfg.model.get("precision")) == "bf16-mixed"  # the processor computes in float32
     with progress(console, "pictures") as bar, torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
         task = bar.add_task("Drawing", total=2 * len(asked))
         drawn = {}
