@@ -172,7 +172,7 @@ def test_straight_through_is_one_hot_with_a_gradient():
 def test_misspellings_are_others_and_few():
     forms = misspelt("a pizza", "pizza")
     assert len(forms) == len(set(forms)) == 6 and "a pizza" not in forms and all(form.startswith("a ") for form in forms)
-    assert "Van Ggh" in misspelt("Van Gogh", "gogh") or "Van goh" in misspelt("Van Gogh", "gogh")
+    assert misspelt("Van Gogh", "gogh")[:2] == ["Van goh", "Van goggh"]
 
 
 def line(seen, row="edit", concept="pizza", seed=0, noise=0, steps=80, attack="inversion", loss="0.1"):

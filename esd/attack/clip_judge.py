@@ -27,9 +27,8 @@ class ClipJudge:
     def sees(self, pictures: Tensor, text: str) -> Tensor:
         """Whether the concept's text fits each picture (n, 3, H, W) better than every alternative: (n,) bool."""
         texts = self.clip.texts([text, *everyday_without([text])])
-        similarity = torch.cat(
-            [self.clip.pictures(part.to(self.device)) @ texts.T for part in pictures.split(16)]
-        )  # (n, 1 + K)
+        parts = pictures.split(16)
+        similarity = torch.cat([self.clip.pictures(part.to(self.device)) @ texts.T for part in parts])  # (n, 1 + K)
         return lead(similarity[:, 0], similarity[:, 1:]) > 0
 
     def record(self) -> dict:
