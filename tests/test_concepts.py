@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from esd.erasing.concepts import Draws, pair_up, preserved
+from esd.erasing.concepts import Draw, Draws, pair_up, preserved
 from esd.files import slug
 
 
@@ -25,7 +25,13 @@ def test_a_preserved_prompt_is_erased_from_itself_by_nothing():
     assert (kept.erase_from, kept.eta, kept.weight) == ("a cat", 0.0, 2.0)
 
 
-@pytest.mark.parametrize("options", [{}, {"staggered": True}, {"walks": 5}, {"preserved": 2, "preserved_batch": 3}])
+PRESERVING = {"preserved": 2, "preserved_batch": 3}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"staggered": True}, {"walks": 5}, PRESERVING, {**PRESERVING, "staggered": True, "stride": 3, "nearest": [4]}],
+)
 def test_a_batch_is_a_function_of_seed_and_step(options):
     straight, resumed = iter(draws(**options)), iter(draws(**options, start=3))
     for _ in range(3):
@@ -35,10 +41,10 @@ def test_a_batch_is_a_function_of_seed_and_step(options):
     assert not equal(draws(**options).at(0), draws(**{**options, "seed": 8}).at(0))
 
 
-@pytest.mark.parametrize("staggered", [False, True])
-def test_devices_share_out_the_batch_of_one_large_device(staggered):
-    large = draws(batch=4, staggered=staggered, preserved=2, preserved_batch=2)
-    small = [draws(batch=2, staggered=staggered, preserved=2, preserved_batch=1, rank=r, world=2) for r in range(2)]
+@pytest.mark.parametrize("options", [{}, {"staggered": True}, {"staggered": True, "stride": 3, "nearest": [4]}])
+def test_devices_share_out_the_batch_of_one_large_device(options):
+    large = draws(batch=4, preserved=2, preserved_batch=2, **options)
+    small = [draws(batch=2, preserved=2, preserved_batch=1, rank=r, world=2, **options) for r in range(2)]
     for step in (0, 5, 23):
         both = [part.at(step) for part in small]
         erase = [torch.cat([b[field][:2] for b in both]) for field in range(4)]
@@ -55,6 +61,28 @@ def test_staggered_draws_spread_over_the_schedule_and_move_on_by_one():
         going = there.position != 0
         assert torch.equal(here.noise[going], there.noise[going]) and torch.equal(here.concept[going], there.concept[going])
         assert (here.noise[~going] != there.noise[~going]).all()
+
+
+def test_walks_of_what_is_preserved_move_on_in_strides():
+    d = draws(staggered=True, batch=2, preserved=40, preserved_batch=4, stride=3)
+    assert d.at(0).position.tolist() == [0, 5, 0, 3, 6, 9]
+    met = set()
+    for step in range(40):
+        here, there = (Draw(*(part[2:] for part in d.at(s))) for s in (step, step + 1))
+        assert torch.equal(there.position, (here.position + 3) % 12)
+        going = there.position != 0
+        assert torch.equal(here.noise[going], there.noise[going]) and torch.equal(here.concept[going], there.concept[going])
+        met |= set(here.concept.tolist())
+    slow = draws(staggered=True, batch=2, preserved=40, preserved_batch=4)
+    assert len(met) > 1.5 * len({k for step in range(40) for k in slow.at(step).concept[2:].tolist()})
+
+
+def test_every_second_example_that_preserves_is_of_the_nearest():
+    d = draws(preserved=40, preserved_batch=100, nearest=[5, 9])
+    drawn = torch.cat([d.at(step).concept[4:] for step in range(5)])
+    near = (drawn == 5) | (drawn == 9)
+    assert 0.4 < near.float().mean() < 0.65 and len(drawn[~near].unique()) == 38
+    assert (torch.cat([d.at(step).concept[:4] for step in range(20)]) < 3).all()
 
 
 def test_uniform_draws_reach_every_position_and_concept():

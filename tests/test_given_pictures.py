@@ -80,10 +80,11 @@ def test_a_latent_is_a_picture_noised_as_diffusers_does(build, folder):
 def test_what_preserves_walks_in_a_pool(build, folder):
     """The same latents as of a pool without the pictures; and an interrupted run goes on where it was."""
     concepts = [Concept("pizza"), *preserved(["a cat"], 1.0)]
-    both = Draws(concepts=1, templates=1, positions=8, batch=2, seed=0, preserved=1, preserved_batch=3, staggered=True)
+    options = {"preserved": 1, "preserved_batch": 3, "staggered": True, "stride": Pictures.preserving_stride}
+    both = Draws(concepts=1, templates=1, positions=8, batch=2, seed=0, **options)
     module, *_ = build(concepts, source=Pictures(images=str(folder), walker="frozen"))
     pool, *_ = build(concepts, source="pool")
-    alone = Draws(concepts=1, templates=1, positions=8, batch=0, seed=0, preserved=1, preserved_batch=3, staggered=True)
+    alone = Draws(concepts=1, templates=1, positions=8, batch=0, seed=0, **options)
     for step in range(4):
         found = module.trajectories.examples(both.at(step))
         expected = pool.trajectories.examples(alone.at(step))

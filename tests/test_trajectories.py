@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler
 from tiny import parts, trained_for
 
 from esd.erasing.cache import Cache
-from esd.erasing.concepts import Concept, Draws
+from esd.erasing.concepts import Concept, Draws, preserved
 from esd.erasing.walk_store import WalkStore, noise_seeds
 
 
@@ -71,6 +71,23 @@ def test_the_pool_walks_what_a_fresh_walk_would(build, walker):
             prompt, position = ("pizza", "cat")[int(draw.concept[b])], int(draw.position[b])
             expected = by_diffusers(module, draw.noise[b], prompt, position, module.teacher, strides=warmed_up[b])
             torch.testing.assert_close(x_t[b : b + 1], expected, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("walker", ["frozen", "student"])
+def test_walks_of_what_is_preserved_go_in_strides(build, walker):
+    concepts = [Concept("pizza"), *preserved(["a cat"], 1.0)]
+    module, teacher, *_ = build(concepts, source="pool", walker=walker, steps=10)
+    pool = module.trajectories
+    stream = draws(staggered=True, batch=1, preserved=1, preserved_batch=2, positions=10, stride=pool.preserving_stride)
+    for step in range(6):
+        draw = stream.at(step)
+        x_t = pool.examples(draw).x_t
+        for b in (1, 2):
+            position = int(draw.position[b])
+            assert position in (0, 5)
+            expected = by_diffusers(module, draw.noise[b], "a cat", position, teacher, strides=(5,) if position else ())
+            if step:  # the first walks were brought to their places in other strides
+                torch.testing.assert_close(x_t[b : b + 1], expected, rtol=1e-5, atol=2e-5)
 
 
 def rows_forwarded(denoiser):

@@ -75,7 +75,8 @@ class Loop:
         self.module.log_loss = lambda *args: None  # no trainer to report to
         options = {"concepts": 1, "templates": len(templates), "positions": N, "batch": batch, "seed": seed}
         options |= {"preserved": len(preserve), "preserved_batch": batch if preserve else 0}
-        self.dataset = Draws(**options, walks=trajectories.walks, staggered=trajectories.staggered)
+        of_source = {"staggered": trajectories.staggered, "stride": trajectories.preserving_stride}
+        self.dataset = Draws(**options, walks=trajectories.walks, **of_source)
         self.draws = even(iter(self.dataset), batch) if spread and not trajectories.staggered else iter(self.dataset)
         self.optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr)
 

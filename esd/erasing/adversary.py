@@ -1,13 +1,15 @@
 """Adversaries: conditionings q that still bring the concept back, each of which is erased beside it.
 
     inner   q ← q − a · g / rms(g),   g = ∇_q ‖ ε_θ(x_t, q, t) − ε_θ*(x_t, c, t) ‖²,   a = STEP · rms(c)
-    outer   adds share · ‖ ε_θ(x_t, q, t) − ε̂ ‖² to an example's loss
+    outer   adds share · ‖ ε_θ(x_t, q, t) − ε_θ*(x_t, f, t) ‖² to an example's loss
 
 The inner problem is AdvUnlearn's (Zhang et al., NeurIPS 2024, arXiv 2405.15234), which walks anew for every one of its attack
 steps. Here every place of the batch keeps a q for each concept, beside the walk that it holds (trajectories.py): x_t and
-ε_θ*(x_t, c, t) are at hand at every step. q starts where no text names the concept, at the mean of other prompts and a little
-beside it, and outlives its walks: in the second it is there from pure noise on, where a picture's object is decided. Of a
-conditioning the text states move; what else a family needs (pooled text, sizes) is the concept's.
+ε_θ*(x_t, c, t) are at hand at every step. The student is to answer q as θ* answers f, the null prompt unless erase_from is
+given: pushed on to ε̂ it loses more of the other prompts for no less of the concept. q starts where no text names the concept,
+at the mean of other prompts and a little beside it, and outlives its walks: in the second it is there from pure noise on, where
+a picture's object is decided. Of a conditioning the text states move; what else a family needs (pooled text, sizes) is the
+concept's.
 """
 
 from __future__ import annotations
@@ -68,12 +70,14 @@ class Adversary:
         self.mean, self.spread = states.mean(0), states.std(0, unbiased=False)  # (S, D)
         self.q: Tensor | None = None
 
-    def error(self, draw: Draw, x_t: Tensor, eps_c: Tensor, target: Tensor) -> Tensor:
-        """share · ‖ε_θ(x_t, q, t) − ε̂‖² at this step's q, averaged over each example; nothing where one preserves: (B + …,).
+    def error(self, draw: Draw, x_t: Tensor, eps_c: Tensor, eps_f: Tensor) -> Tensor:
+        """share · ‖ε_θ(x_t, q, t) − ε_θ*(x_t, f, t)‖² at this step's q, averaged over each example; nothing where one
+        preserves: (B + …,).
 
-        x_t, eps_c, target: the step's, all (B + …, C, h, w)."""
-        erases = slice(self.batch)
-        draw, x_t, eps_c = Draw(*(part[erases] for part in draw)), x_t[erases], eps_c[erases].clone()  # autograd may keep it
+        x_t, eps_c, eps_f: the step's, all (B + …, C, h, w)."""
+        erases, given = slice(self.batch), len(x_t)
+        draw, x_t = Draw(*(part[erases] for part in draw)), x_t[erases]
+        eps_c, eps_f = eps_c[erases].clone(), eps_f[erases].clone()  # autograd may keep them
         c = self.prompts.condition(self.prompts.rows(self.prompts.c, draw))
         self.q = self.start(draw) if self.q is None else self.q.to(x_t.device)  # from a checkpoint it comes on the CPU
         mine = torch.arange(self.batch, device=x_t.device), draw.concept
@@ -81,8 +85,8 @@ class Adversary:
         for _ in range(self.inner):
             q = self.step(q, draw, x_t, eps_c, c)
         self.q[mine] = q
-        error = (self.answer(q, draw, x_t, c) - target[erases]).square().flatten(1).mean(1)
-        return self.share * nn.functional.pad(error, (0, len(target) - len(error)))
+        error = (self.answer(q, draw, x_t, c) - eps_f).square().flatten(1).mean(1)
+        return self.share * nn.functional.pad(error, (0, given - len(error)))
 
     def start(self, draw: Draw) -> Tensor:
         """Every q, as a function of the first draw."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -69,35 +69,40 @@ class Draws(IterableDataset):
     batch:     examples that erase, on one device; preserved_batch: examples that preserve, beside them
     positions: N, the length of the schedule
     walks:     None: every example has its own noise. K: the noise is one of K (a finite set, which can be kept)
+    nearest:   of those that are preserved, by their numbers: every second example that preserves draws among these
     staggered: False: positions are uniform. True: slot b of the batch walks: its position moves on by one each step
                and wraps around to a fresh draw, the slots spread evenly over the schedule
+    stride:    positions that a walk of what is preserved moves on by, so that more prompts have a turn
     rank, world: this device's place; with them a batch is the rank's slice of the batch of one large device
     """
 
     def __init__(
         self, *, concepts: int, templates: int, positions: int, batch: int, seed: int, preserved: int = 0,
-        preserved_batch: int = 0, walks: int | None = None, staggered: bool = False, rank: int = 0, world: int = 1,
-        start: int = 0,
+        preserved_batch: int = 0, nearest: Sequence[int] = (), walks: int | None = None, staggered: bool = False,
+        stride: int = 1, rank: int = 0, world: int = 1, start: int = 0,
     ):  # fmt: skip
         self.concepts, self.templates, self.positions = concepts, templates, positions
-        self.preserved, self.batch, self.preserved_batch = preserved, batch, preserved_batch
-        self.seed, self.walks, self.staggered, self.rank, self.world, self.start = seed, walks, staggered, rank, world, start
+        self.preserved, self.batch, self.preserved_batch, self.nearest = preserved, batch, preserved_batch, nearest
+        self.walks, self.staggered, self.stride = walks, staggered, stride
+        self.seed, self.rank, self.world, self.start = seed, rank, world, start
 
-    def entry(self, stream: int, index: int, among: range) -> tuple[int, int, int, int]:
+    def entry(self, stream: int, index: int, among: Sequence[int]) -> tuple[int, int, int, int]:
         """(concept, template, position, noise) of example `index` of a stream: 0 erases, 1 preserves."""
         rng = np.random.default_rng([self.seed, stream, index])
+        among = self.nearest if stream == 1 and self.nearest and rng.integers(2) else among
         concept = among[rng.integers(len(among))]
         template, position = rng.integers(self.templates), rng.integers(self.positions)
         noise = rng.integers(2**62) if self.walks is None else rng.integers(self.walks)
         return concept, template if stream == 0 else 0, position, noise
 
-    def row(self, stream: int, step: int, slot: int, slots: int, among: range) -> tuple[int, int, int, int]:
+    def row(self, stream: int, step: int, slot: int, slots: int, among: Sequence[int]) -> tuple[int, int, int, int]:
         if not self.staggered:
             return self.entry(stream, step * slots + slot, among)
-        age = step + slot * self.positions // slots  # steps since the slot's first walk began
-        walk, position = divmod(age, self.positions)
+        stride = self.stride if stream == 1 else 1
+        stops = -(-self.positions // stride)  # of a walk
+        walk, stop = divmod(step + slot * stops // slots, stops)  # the steps since the slot's first walk began
         concept, template, _, noise = self.entry(stream, walk * slots + slot, among)
-        return concept, template, position, noise
+        return concept, template, stop * stride, noise
 
     def at(self, step: int) -> Draw:
         """The batch of this step, on this rank."""

@@ -13,8 +13,8 @@ The student learns to answer c with what the teacher would say when guided away 
 asked for f, and ε_θ*(x_t, f, t) takes the place of the first ε_θ*(x_t, ∅, t): f stays, without c. The combination is linear,
 so it is the same for ε, for v, and for a flow's velocity. With `spare` a step moves what reads the text least where other
 prompts' texts lie (projection.py); with `closed_form` it starts where that is solved for both (closed_form.py). With `robust`
-the loss has a second term, share · mean ‖ ε_θ(x_t, q, t) − ε̂ ‖², of adversaries q, conditionings that still bring c back
-(adversary.py).
+the loss has a second term, share · mean ‖ ε_θ(x_t, q, t) − ε_θ*(x_t, f, t) ‖², of adversaries q, conditionings that still
+bring c back (adversary.py).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Erasure(pl.LightningModule):
         (eps,) = predict(self.model, self.student, self.sampler, x_t, draw.position, condition)
         error = erasure_loss(eps, target)  # (B,)
         if self.adversary is not None:
-            error = error + self.adversary.error(draw, x_t, eps_c, target)
+            error = error + self.adversary.error(draw, x_t, eps_c, eps_f)
         with torch.inference_mode():
             self.trajectories.answered(draw, eps.detach())
         loss = self.weighted_loss(error, draw)

@@ -24,7 +24,7 @@ from esd.erasing.layers import Layers, select_parameters, student_of
 from esd.erasing.logged_figures import LoggedFigures
 from esd.erasing.lora import adaptable, check_rank, factors, lora_student_of
 from esd.erasing.lora_factors import tensors_of
-from esd.erasing.projection import Projection
+from esd.erasing.projection import Projection, nearest
 from esd.erasing.prompts import PromptTable
 from esd.erasing.trajectories import Denoisers, Trajectories
 from esd.models import precision
@@ -188,6 +188,12 @@ class Run:
         )  # fmt: skip
         self.module.to(self.device)
 
+    def nearest_preserved(self) -> list[int]:
+        """The preserved prompts whose texts are most like a concept's, by their numbers in the draws."""
+        erased = len(self.options.concepts)
+        states = self.prompts.condition(self.prompts.c[:, 0])["encoder_hidden_states"]  # (K, S, d)
+        return [erased + row for row in nearest(states[:erased], states[erased:]).tolist()] if self.options.preserved else []
+
     def fit(self, checkpoint: Path | None = None, done: int = 0) -> None:
         """Train; on from a checkpoint of so many steps, if there is one."""
         o = self.options
@@ -195,8 +201,8 @@ class Run:
             self.closed_form.apply()
         draws = Draws(
             concepts=len(o.concepts), templates=len(o.templates), positions=len(self.sampler), batch=o.batch, seed=o.seed,
-            preserved=len(o.preserved), preserved_batch=o.preserving_batch,
-            walks=self.trajectories.walks, staggered=self.trajectories.staggered,
+            preserved=len(o.preserved), preserved_batch=o.preserving_batch, nearest=self.nearest_preserved(),
+            walks=self.trajectories.walks, staggered=self.trajectories.staggered, stride=self.trajectories.preserving_stride,
             rank=self.trainer.global_rank, world=self.trainer.world_size, start=done,
         )  # fmt: skip
         self.trainer.fit(self.module, DataLoader(draws, batch_size=None), ckpt_path=checkpoint, weights_only=True)
