@@ -190,9 +190,11 @@ class Run:
 
     def nearest_preserved(self) -> list[int]:
         """The preserved prompts whose texts are most like a concept's, by their numbers in the draws."""
+        if not self.options.preserved:
+            return []
         erased = len(self.options.concepts)
-        states = self.prompts.condition(self.prompts.c[:, 0])["encoder_hidden_states"]  # (K, S, d)
-        return [erased + row for row in nearest(states[:erased], states[erased:]).tolist()] if self.options.preserved else []
+        states = self.prompts.condition(self.prompts.c[:, 0])["encoder_hidden_states"].cpu()  # (K, S, d), of FLUX a GB
+        return [erased + row for row in nearest(states[:erased], states[erased:]).tolist()]
 
     def fit(self, checkpoint: Path | None = None, done: int = 0) -> None:
         """Train; on from a checkpoint of so many steps, if there is one."""
