@@ -1,7 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from esd.erasing.concepts import Draw, Draws, pair_up, preserved
+from esd.erasing.concepts import Concept, Draw, Draws, pair_up, preserved
+from esd.erasing.prompts import PromptTable
+from esd.erasing.run import Run
 from esd.files import slug
 
 
@@ -83,6 +87,22 @@ def test_every_second_example_that_preserves_is_of_the_nearest():
     near = (drawn == 5) | (drawn == 9)
     assert 0.4 < near.float().mean() < 0.65 and len(drawn[~near].unique()) == 38
     assert (torch.cat([d.at(step).concept[:4] for step in range(20)]) < 3).all()
+
+
+def test_the_nearest_are_those_whose_texts_are_most_like_the_concepts():
+    from esd.emoji import words
+    from esd.models import load
+
+    others = [words.with_article(noun) for noun in words.OBJECTS if noun != "cat"]
+    concepts, kept = [Concept("a cat")], preserved(others, 1.0)
+    run = SimpleNamespace(
+        options=SimpleNamespace(concepts=concepts, preserved=kept),
+        prompts=PromptTable(load(None, "emoji"), concepts + kept, ["{}"]),
+    )
+    found = {others[k - 1] for k in Run.nearest_preserved(run)}
+    assert len(found) == 6 and {"a dog", "a fox"} < found
+    run.options.preserved = []
+    assert Run.nearest_preserved(run) == []
 
 
 def test_uniform_draws_reach_every_position_and_concept():
