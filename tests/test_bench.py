@@ -146,7 +146,7 @@ def test_the_quality_command_goes_on_where_it_was(esd, tmp_path):
 
 def test_the_phases_of_a_command_add_up_to_the_whole():
     found = {"first line": [0.5, 0.5, 0.0], "announcing": [4.0, 5.0, 1.0], "training": [6.0, 16.0, 10.0],
-             "verdict": [17.0, 29.0, 12.0], "base pictures": [17.0, 18.0, 1.0], "judging": [27.0, 29.0, 2.0]}  # fmt: skip
+             "grids": [5.0, 17.0, 1.5], "verdict": [17.0, 29.0, 12.0], "judging": [27.0, 29.0, 2.0]}  # fmt: skip
     seconds = phases.seconds_of(found, 31.0)
     assert tuple(seconds) == (*phases.PHASES, "whole") and sum(seconds[phase] for phase in phases.PHASES) == 31.0
     assert seconds["until the first line"] == 0.5 and seconds["libraries and the model"] == 3.5
@@ -154,7 +154,10 @@ def test_the_phases_of_a_command_add_up_to_the_whole():
     assert "(here 0.50)" in said and "(0.5)" in said and "(12.0 and 10.0 s)" in said
     older = phases.seconds_of({name: mark for name, mark in found.items() if name != "first line"}, 31.0)
     assert older["until the first line"] == 4.0 and older["whole"] == 31.0
-    assert seconds["edited model's pictures"] == 9.0 and seconds["the rest, to the prompt"] == 4.0
+    assert seconds["the verdict's pictures"] == 10.0 and seconds["the rest, to the prompt"] == 2.5
+    del found["training"]
+    found |= {"training with grids": [6.0, 17.0, 11.0], "grids within": [6.0, 17.0, 1.0]}
+    assert phases.seconds_of(found, 31.0)["training"] == 10.0
 
 
 def test_the_marks_are_of_what_there_is():

@@ -15,28 +15,38 @@ import time
 PARTS = {  # module: {attribute: phase}
     "esd.train.announcement": {"announce_erasing": "first line"},
     "esd.train.run": {"announce": "announcing"},
-    "esd.train.callbacks": {"BeforeAfterGrids.begin": "grid before", "BeforeAfterGrids.draw": "grid after"},
+    "esd.train.callbacks": {"BeforeAfterGrids.begin": "grids", "BeforeAfterGrids.draw": "grids"},
     "esd.erasing.run": {"Run.begin": "source", "Run.fit": "training"},
-    "esd.train.verdict": {"Verdict.give": "verdict", "Verdict.measure": "judging", "log_verdict": "logging"},
-    "esd.protocols.base_pictures": {"BasePictures.get": "base pictures"},
+    "esd.train.verdict": {"Verdict.give": "verdict", "Verdict.measure": "judging"},
+}
+OLDER = {  # the same of checkouts from before the rooms, where grids are drawn within the training
+    "esd.run": {
+        "announce": "announcing",
+        "sample": "grids",
+        "source_of": "source",
+        "Trainer.fit": "training with grids",
+        "verdict": "verdict",
+    },
+    "esd.callbacks": {"Grids.draw": "grids within"},
+    "esd.emoji.protocol": {"judged": "judging"},
 }
 
 
 class Marks(importlib.abc.MetaPathFinder):
-    """Times the parts: as soon as a module of PARTS has been imported, what it is called by there is wrapped."""
+    """Times the parts: as soon as a module of PARTS or OLDER has been imported, what it is called by there is wrapped."""
 
     def __init__(self, started: float):
         self.started, self.found = started, {}
 
     def find_spec(self, name, path=None, target=None):
-        if name not in PARTS:
+        if name not in PARTS | OLDER:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         run = spec.loader.exec_module
 
         def exec_module(module) -> None:
             run(module)
-            for attribute, phase in PARTS[name].items():
+            for attribute, phase in (PARTS | OLDER)[name].items():
                 *owner, last = attribute.split(".")
                 holder = getattr(module, owner[0]) if owner else module
                 if not hasattr(holder, last):  # in another checkout

@@ -22,8 +22,8 @@ from esd.report.result import ROOT
 
 MARKS = Path(__file__).with_name("phase_marks.py")
 PHASES = (  # as they follow each other: all of them together are the whole
-    "until the first line", "libraries and the model", "announcing", "base model's grid", "training", "edited model's grid",
-    "base model's pictures", "edited model's pictures", "judging", "the rest, to the prompt",
+    "until the first line", "libraries and the model", "announcing", "training", "grids, before and after",
+    "the verdict's pictures", "judging them", "the rest, to the prompt",
 )  # fmt: skip
 
 
@@ -38,12 +38,10 @@ def seconds_of(found: dict[str, list[float]], whole: float) -> dict[str, float]:
         "until the first line": first,
         "libraries and the model": found["announcing"][0] - first,
         "announcing": spent("announcing"),
-        "base model's grid": spent("grid before"),
-        "training": spent("source") + spent("training"),
-        "edited model's grid": spent("grid after"),
-        "base model's pictures": spent("base pictures"),
-        "edited model's pictures": spent("verdict") - spent("base pictures") - spent("judging"),
-        "judging": spent("judging"),
+        "training": spent("source") + spent("training") + spent("training with grids") - spent("grids within"),
+        "grids, before and after": spent("grids") + spent("grids within"),
+        "the verdict's pictures": spent("verdict") - spent("judging"),
+        "judging them": spent("judging"),
     }
     return {**seconds, "the rest, to the prompt": whole - sum(seconds.values()), "whole": whole}
 
@@ -77,7 +75,7 @@ def measure(checkouts: dict[str, Path], options: Sequence[str], turns: int) -> d
 
 def asked(here: dict[str, float], other: dict[str, float]) -> str:
     """What was asked of this command, beside what was measured."""
-    verdict = sum(here[phase] for phase in ("base model's pictures", "edited model's pictures", "judging"))
+    verdict = here["the verdict's pictures"] + here["judging them"]
     return (
         f"Asked: the whole at most 0.4 of the other commit's (here {here['whole'] / other['whole']:.2f}), at most 4 s until "
         f"the first line ({here['until the first line']:.1f}), a verdict that takes no longer than the training it judges "
@@ -99,7 +97,7 @@ def main() -> None:
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout of this repository")
     parser.add_argument("--turns", type=int, default=5, help="how often each is timed (5)")
     options = parser.parse_intermixed_args()
-    if options.against and not (options.against / "esd" / "train").is_dir():
+    if options.against and not any((options.against / "esd").glob("train*")):
         parser.error(f"--against {options.against} is no checkout of this repository")
     from rich.console import Console
     from rich.table import Table

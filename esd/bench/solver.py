@@ -1,7 +1,8 @@
 """python -m esd.bench.solver: do the counts of the protocol's solver agree with those of DDIM in 30 steps?
 
 Draws the same rows twice, from the same noise, with the base model (every object, every style) and with a few edits that are
-trained here, and has them judged. Prints the counts side by side; the table goes to outputs/gallery/solver.json.
+trained here, and has them judged. Prints the counts side by side, and how many times sooner they
+are drawn and judged; the table goes to outputs/gallery/solver.json.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ model* is every object and one style of each, without an edit."""
 
 
 def counts(rows: list[Row], model: Model, denoiser: nn.Module, steps: int, sampler: str) -> tuple[dict[str, list[int]], float]:
-    """Of every group [pictures, of], and the seconds of drawing."""
+    """Of every group [pictures, of], and the seconds of drawing and judging."""
     look = {"steps": steps, "sampler": sampler, "guidance": emoji.GUIDANCE}
     started = time.process_time()
     with mixed():
         drawn = sample(model, denoiser, [row.prompt for row in rows], [row.seed for row in rows], **look)
-    seconds, found = time.process_time() - started, emoji.measure_pictures(rows, drawn)
+    found = emoji.measure_pictures(rows, drawn)
+    seconds = time.process_time() - started
     sums = {
         name: [sum(found[group][part] for group in groups if group in found) for part in ("hits", "of")]
         for name, groups in GROUPS.items()
