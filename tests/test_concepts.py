@@ -81,7 +81,7 @@ def test_walks_of_what_is_preserved_move_on_in_strides():
     assert len(met) > 1.5 * len({k for step in range(40) for k in slow.at(step).concept[2:].tolist()})
 
 
-def test_every_second_example_that_preserves_is_of_the_nearest():
+def test_half_of_the_examples_that_preserve_are_of_the_nearest():
     d = draws(preserved=40, preserved_batch=100, nearest=[5, 9])
     drawn = torch.cat([d.at(step).concept[4:] for step in range(5)])
     near = (drawn == 5) | (drawn == 9)

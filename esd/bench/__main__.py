@@ -77,13 +77,21 @@ def main() -> None:
     for row in rows:
         table.add_row(row.figure, row.measured, row.bar, {True: "yes", False: "NO", None: ""}[row.holds])
     console.print(table)
+    notes = [f"{found['machine']}, {found['precision']}, torch {found['torch']}."]
+    if "costs" in found:
+        student, cached = (found["costs"][name]["seconds"] for name in ("student", "cache"))
+        notes.append(
+            "The bars of the sweep and of until-erased are aims. A sweep of cached runs can't be more than "
+            f"{student / cached:.1f}× faster than `student` runs of the same batch, whatever the runs share: that is what an "
+            "example takes by the one and by the other."
+        )
     write_json(options.out, {**found, "figures": [row._asdict() for row in rows]})
     write_result(
         "bench", title="Where x_t comes from: what it costs", text=COSTS, command="python -m esd.bench",
         columns=["figure", "measured", "bar", "holds?"],
         rows=[[row.figure, row.measured, row.bar, {True: "yes", False: "**no**", None: ""}[row.holds]] for row in rows],
         makers=["esd/bench/__main__.py", "esd/bench/bars.py", "esd/bench/cost.py", "esd/bench/loop.py", "esd/bench/memory.py"],
-        notes=[f"{found['machine']}, {found['precision']}, torch {found['torch']}."],
+        notes=notes,
     )  # fmt: skip
     console.print(f"all figures: {options.out}; {sum(found['seconds'].values()) / 60:.1f} minutes")
 

@@ -62,7 +62,7 @@ def rows_of(found: dict) -> list[Row]:
         rows.append(Row(f"python -m esd.train: {name}", f"{seconds:.2f} s", "under 2 s", seconds < 2))
     if "until erased" in found:
         for name, bar in (("pool, frozen walks", 10), ("pool, student walks", 10), ("cache", 20)):
-            figure = f"training time until seen in at most 3 %, {name} against student"
+            figure = f"training time until seen in at most 3 %, {name} against student, each at its best"
             ratio = found["until erased"].get(name)
             if ratio is None:
                 missing = "not measured: python -m esd.bench.quality --part until-erased"

@@ -16,11 +16,13 @@ from esd.erasing.cache import Cache
 from esd.erasing.concepts import Concept, Draw, Draws, preserved
 from esd.erasing.erasure import Erasure
 from esd.erasing.lora import lora_student_of
+from esd.erasing.projection import Projection
 from esd.erasing.prompts import PromptTable
 from esd.erasing.trajectories import Denoisers, Pool, StudentWalks
 
 N = 50  # positions of the schedule
 ESD_X = {"name": "esd-x", "include": [r"\.attn2\."], "modules": ["Linear"]}
+KV = {"name": "kv", "include": [r"\.attn2\.to_[kv]\."], "modules": ["Linear"]}
 ESD_U = {"name": "esd-u", "exclude": [r"\.attn2\."], "modules": ["Linear", "Conv2d"]}
 SOURCES = {  # name: (source, walker)
     "student": ("student", ""),
@@ -57,9 +59,10 @@ class Loop:
     def __init__(
         self, model, concept: str, source: str, batch: int, store: Cache, *, seed: int = 0, lr: float = LR,
         rule: dict = ESD_X, precision: str | None = None, spread: bool = True, rank: int | None = None,
-        templates: Sequence[str] = ("{}",), preserve: Sequence[str] = (),
+        templates: Sequence[str] = ("{}",), preserve: Sequence[str] = (), spare: float = 0.0, spared: Sequence[str] = (),
     ):  # fmt: skip
-        """rank: of a LoRA, or None for whole weights. preserve: prompts, of which as many examples preserve as erase."""
+        """rank: of a LoRA, or None for whole weights. preserve: prompts, of which as many examples preserve as erase. spare: of
+        these prompts, as the option has it."""
         self.model, self.batch, self.precision = model, batch, precision
         trained = layers.select_parameters(model.denoiser, layers.LayerRule(**rule))
         if rank is None:
@@ -71,7 +74,8 @@ class Loop:
         parts, (kind, walker) = (model, sampler, prompts, 3.0, model.denoiser, student), SOURCES[source]
         chosen = {"student": StudentWalks(), "pool": Pool(walker or "frozen"), "cache": copy.copy(store)}[kind]
         trajectories = chosen.begin(Denoisers(*parts))
-        self.module = Erasure(model, student, trained, prompts, sampler, trajectories, None, None)
+        projection = Projection(model, student, [concept], spared, spare) if spare else None
+        self.module = Erasure(model, student, trained, prompts, sampler, trajectories, None, None, projection)
         self.module.log_loss = lambda *args: None  # no trainer to report to
         options = {"concepts": 1, "templates": len(templates), "positions": N, "batch": batch, "seed": seed}
         options |= {"preserved": len(preserve), "preserved_batch": batch if preserve else 0}
@@ -88,5 +92,9 @@ class Loop:
             with mixed(self.precision):
                 loss = self.module.training_step(next(self.draws), 0)
             loss.backward()
+            if self.module.projection is not None:
+                self.module.projection.before()
             self.optimizer.step()
+            if self.module.projection is not None:
+                self.module.projection.after()
         return time.perf_counter() - started

@@ -69,7 +69,7 @@ class Draws(IterableDataset):
     batch:     examples that erase, on one device; preserved_batch: examples that preserve, beside them
     positions: N, the length of the schedule
     walks:     None: every example has its own noise. K: the noise is one of K (a finite set, which can be kept)
-    nearest:   of those that are preserved, by their numbers: every second example that preserves draws among these
+    nearest:   of those that are preserved, by their numbers: half of the examples that preserve, by chance, draw among these
     staggered: False: positions are uniform. True: slot b of the batch walks: its position moves on by one each step
                and wraps around to a fresh draw, the slots spread evenly over the schedule
     stride:    positions that a walk of what is preserved moves on by, so that more prompts have a turn
