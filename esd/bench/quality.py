@@ -64,7 +64,7 @@ LR = {"esd-x": 2e-4, "esd-u": 1e-4}
 SPARE = 0.015  # of kv: the default's
 RATES = {"esd-x": (4e-4, 8e-4, 1.6e-3, 3.2e-3), "kv": (3e-3, 6e-3, 1.2e-2)}  # tried until erased
 BATCHES = {"student": (1, 2), **dict.fromkeys(list(SOURCES)[1:], (2, 4))}  # likewise
-FIRST_LOOK = 0.25  # seconds of training; a late one would be the best that the cheapest source can come to
+FIRST_LOOK = 0.1  # seconds of training; a late one would be the best that the cheapest source can come to
 GROWS = (1.2, 1.5)  # the next look comes at so many times the training time; the second while most still show the concept
 
 
