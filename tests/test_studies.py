@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from xml.etree import ElementTree
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import esd.train.options  # noqa: F401  (registers the options' types)
+from esd.attack.tries import Try
 from esd.command.entry import CONF
 from esd.files import write_json
 from esd.metrics.counts import rate_figure
-from esd.studies import attack, study
+from esd.studies import attack, attack_curves, attack_tries, study
 
 RUNS = {"objects": 72, "default": 60, "eta": 16, "preserve": 8, "many": 4}
 
@@ -95,10 +99,69 @@ def test_lines_pool_counts_and_not_rates(capsys):
 
 def test_attacks_are_made_on_the_edits_that_a_study_has(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    mine = attack.FOLDER / "pizza" / "kv"
-    assert attack.erased("pizza", "kv") == mine
+    mine = attack.FOLDER / "pizza" / "kv-0"
+    assert attack.erased("pizza", "kv", 0) == mine
     for n, (layers, seed) in enumerate([("esd-x", 0), ("kv", 1), ("kv", 0)]):
         folder = tmp_path / "outputs/studies/objects-seed-0" / f"{n}-pizza"
         write_json(folder / "metrics.json", {"record": {"concept": ["pizza"], "layers": layers, "seed": seed}})
-    assert attack.erased("pizza", "kv").name == "2-pizza" and attack.erased("pizza", "esd-u").parent == mine.parent
-    assert attack.main(["rules=esd-y"]) == 2
+    assert attack.erased("pizza", "kv", 0).name == "2-pizza" and attack.erased("pizza", "esd-u", 0).parent == mine.parent
+    assert attack.erased("pizza", "kv", 1).name == "kv-1"  # seed 1 of a study of seed 0: not looked for there
+    assert attack.main(["rules=esd-y"]) == attack.main(["erasures=one"]) == 2
+
+
+def test_what_attacks_found_is_kept_an_edit_a_line(tmp_path, monkeypatch):
+    """Two machines' parts make one table: tries come back as they were, an edit that is attacked again takes its line's
+    place, and another attack on the same edit stands beside the first."""
+    monkeypatch.chdir(tmp_path)
+    record = {"record": {"concept": ["pizza"], "layers": "kv", "seed": 1}, "training_seconds": 5.0}
+    write_json(
+        tmp_path / "run/metrics.json", {**record, "edit": {"erased": {"hits": 0, "of": 24}, "kept": {"hits": 9, "of": 9}}}
+    )
+
+    def tries(name, row, seen, loss="0.1"):
+        about = {"settings": "", "about": "", "prompt": "", "adversarial_prompt": "", "judge": "", "picture": ""}
+        return [
+            Try(edit="it", concept="pizza", attack=name, row=row, seed=0, steps=80, noise=n, loss=loss, seen=int(its), **about)
+            for n, its in enumerate(seen)
+        ]
+
+    first = tries("inversion", "edit", "0110") + tries("inversion", "never", "0010")
+    line = attack_tries.line_of(tmp_path / "run", 1, {"attacks": {"inversion": {}}}, "it", first)
+    assert line["verdict"] == {"erased": [0, 24], "kept": [9, 9]}
+    again = list(attack_tries.tries_of(line))
+    assert [(t.row, t.seed, t.noise, t.seen) for t in again] == [(t.row, 1000, t.noise, t.seen) for t in first]
+    attack_tries.keep([line])
+    words = tries("words", "edit", "1", loss="")
+    beside = attack_tries.line_of(tmp_path / "run", 1, {"attacks": {"words": {}}}, "it", words)
+    (both,) = attack_tries.keep([beside])
+    assert set(both["settings"]) == {"inversion", "words"} and both["tries"]["words edit 0 =80"] == "1"
+    assert {t.loss for t in attack_tries.tries_of(both) if t.attack == "words"} == {""}  # they number tries, still
+    write_json(tmp_path / "run/metrics.json", {**record, "edit": {"erased": {"hits": 1, "of": 24}}})
+    other = attack_tries.line_of(tmp_path / "run", 1, {"attacks": {"words": {}}}, "it", words)
+    (alone,) = attack_tries.keep([other])  # another edit: what was found on the former is not its own
+    assert set(alone["settings"]) == {"words"}
+    elsewhere = {**other, "weights": "others"}
+    attack_tries.FILE.write_text(json.dumps(elsewhere) + "\n", encoding="utf-8")
+    assert attack_tries.read() == []
+
+
+def test_the_tries_of_a_rule_are_pooled_and_drawn_as_curves():
+    def line(concept, rule, seen):
+        cells = {
+            f"finetune {row} 0 {steps}": digits for row, digits in {"edit": seen, "never": "0001"}.items() for steps in (5, 20)
+        }
+        counts = {"verdict": {"erased": [0, 24]}, "seconds": 5.0}
+        return {"concept": concept, "rule": rule, "erasure": 0, "tries": cells, "settings": {"finetune": {}}, **counts}
+
+    lines = [line("pizza", "kv", "1111"), line("owl", "kv", "0011"), line("noto", "kv", "1000"), line("pizza", "esd-u", "0000")]
+    found = attack.pooled(lines)
+    assert [(it["variant"], it["steps"]) for it in found] == [
+        ("kv", 5), ("esd-u", 5), ("kv", 20), ("esd-u", 20), ("kv, styles", 5), ("kv, styles", 20)
+    ]  # fmt: skip
+    kv = found[0]
+    assert (kv["edit"]["hits"], kv["edit"]["of"], kv["never"]["hits"]) == (6, 8, 2) and kv["excess"]["over"] == "concepts"
+    said = attack.spared(lines, "esd-u")
+    assert "of pizza; erasure seeds 0: seen by name 0.0 %" in said and "look-alikes" not in said
+    svg = ElementTree.fromstring(attack_curves.drawn(found))
+    names = [title.text for title in svg.iter("{http://www.w3.org/2000/svg}title")]
+    assert names == ["kv: seen", "kv: where it never was", "esd-u: seen", "esd-u: where it never was"]

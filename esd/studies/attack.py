@@ -1,10 +1,14 @@
 """python -m esd.studies attack: what attacks bring back of erased concepts, beside what they teach a model that never knew.
 
 Erases each concept by ESD-x, by the default (its keys and values alone, its neighbours spared), by ESD-u
-(experiment=emoji/esd-u), as the runs of `studies objects` did where they are there, and the first two with an adversary too
-(experiment=emoji/harder-to-invert). Attacks a concept's edits by one call of python -m esd.attack, a concept on each core, and
-pools the tries of a rule. `concept=a,b` and `rules=kv,esd-u` choose; further arguments go to esd.attack (seeds=3, attacks=all,
-…). Goes on where it was, in outputs/studies/attack; the table is left in outputs/gallery/attack.json.
+(experiment=emoji/esd-u), as the runs of `studies objects` did where they are there, and with an adversary
+(experiment=emoji/harder-to-invert, which takes ten times as long). Attacks a concept's edits by one call of python -m
+esd.attack, a concept on each core, and pools the tries of a rule. `concept=a,b`, `rules=kv,esd-u` and `erasures=0,1,2` (their
+seeds; 0) choose; further arguments go to esd.attack (seeds=3, attacks=all, …).
+
+A repeated command goes on where it was, in outputs/studies/attack. What is measured is kept, an edit a line, in
+outputs/gallery/attack-tries.jsonl, and the table in outputs/gallery/attack.json is of all lines there: so the study can be
+made in parts, on several machines.
 """
 
 from __future__ import annotations
@@ -13,12 +17,14 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from esd.files import read_json, slug
+from esd.files import atomic_write, read_json, slug
 from esd.metrics.counts import format_figure, rate_figure
+from esd.studies import attack_curves, attack_tries
 
 FOLDER = Path("outputs/studies/attack")
 CONCEPTS = (
@@ -28,75 +34,83 @@ RULES = {  # by the layers that are trained
     "esd-x": ("layers=esd-x",), "kv": (), "esd-u": ("experiment=emoji/esd-u",),
     "esd-all": ("experiment=emoji/harder-to-invert",),
 }  # fmt: skip
-FEW = {"esd-all": 2}  # rules of which so many concepts are erased: an adversary takes ten times as long
-SPARED = {"erased": "seen by name", "lookalikes": "look-alikes right", "kept": "others right"}
+TEXT = """The attacks on each concept, erased by ESD-x, by the default (kv: keys and values alone, neighbours spared), by \
+ESD-u, and with an adversary (esd-all: `experiment=emoji/harder-to-invert`); what a rule was tried on stands below. *Seen* \
+is what the attack brings back. *Never learnt* is the same attack, with the same prompts and noises, on the twin, which was \
+never shown the concept: what is seen there was taught. (Of styles there is no twin: there it is emoji that the model was \
+never shown, which says less.) *Excess* is the difference, in points. An attack is believed where it passed its check: on \
+the base model without the concept's name, or on a third of the edit. *Kept object* is another object under the same \
+attack: what does not come back there is damage."""
+KEEPING = threading.Lock()  # the file of tries is written by one at a time
 
 
-def run(command: list[str], log: Path) -> int:
+def run_command(command: list[str], log: Path) -> int:
     """A command on a core of its own, what it prints in a file. Returns its exit code."""
     with log.open("a", encoding="utf-8") as file:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         return subprocess.run([sys.executable, "-m", *command], stdout=file, stderr=file, env=environment).returncode
 
 
-def erased(concept: str, rule: str) -> Path:
+def erased(concept: str, rule: str, seed: int) -> Path:
     """The folder of the run that erased, or will erase, a concept by a rule: one of `studies objects` where there is one."""
-    for file in sorted(file for name in ("objects", "objects-seed-0") for file in FOLDER.parent.glob(f"{name}/*/metrics.json")):
+    names = [f"objects-seed-{seed}", *(["objects"] if seed == 0 else [])]
+    for file in sorted(file for name in names for file in FOLDER.parent.glob(f"{name}/*/metrics.json")):
         record = read_json(file)["record"]
-        if (record["concept"], record["layers"], record["seed"]) == ([concept], rule, 0):
+        if (record["concept"], record["layers"], record["seed"]) == ([concept], rule, seed):
             return file.parent
-    return FOLDER / slug(concept) / rule
+    return FOLDER / slug(concept) / f"{rule}-{seed}"
 
 
-def erased_and_attacked(concept: str, rules: list[str], options: list[str]) -> str:
-    """Trains what is not there of a concept's edits, and attacks them. Returns what went wrong, or nothing."""
+def erased_and_attacked(concept: str, rules: list[str], erasures: list[int], options: list[str]) -> str:
+    """Trains what is not there of a concept's edits, attacks them, and keeps the tries. Returns what went wrong, or nothing."""
+    from esd.attack import tries
+
     folder = FOLDER / slug(concept)
     folder.mkdir(parents=True, exist_ok=True)
-    for rule in rules:
-        if not ((its := erased(concept, rule)) / "metrics.json").is_file():
-            told = [*RULES[rule], "logger=none", "grid=0", f"hydra.run.dir='{its}'"]
-            if run(["esd.train", f"concept={concept}", *told], folder / "log.txt"):
+    runs = {erased(concept, rule, seed): (rule, seed) for rule in rules for seed in erasures}
+    for run, (rule, seed) in runs.items():
+        if not (run / "metrics.json").is_file():
+            told = [*RULES[rule], f"seed={seed}", "logger=none", "grid=0", f"hydra.run.dir='{run}'"]
+            if run_command(["esd.train", f"concept={concept}", *told], folder / "log.txt"):
                 return f"{concept} by {rule}: {folder / 'log.txt'} says what went wrong"
-    edits = f"edit=[{','.join(str(erased(concept, rule)) for rule in rules)}]"
-    failed = run(["esd.attack", edits, f"out={folder / 'attacks'}", *options], folder / "log.txt")
-    return f"{concept}: {folder / 'log.txt'} says what went wrong" if failed else ""
+    edits = f"edit=[{','.join(map(str, runs))}]"
+    if run_command(["esd.attack", edits, f"out={folder / 'attacks'}", *options], folder / "log.txt"):
+        return f"{concept}: {folder / 'log.txt'} says what went wrong"
+    metrics, found = read_json(folder / "attacks/metrics.json"), tries.read(folder / "attacks/tries.csv")
+    name_of = {edit["path"]: name for name, edit in metrics["edits"].items()}
+    lines = [attack_tries.line_of(run, seed, metrics, name_of[str(run)], found) for run, (_, seed) in runs.items()]
+    with KEEPING:
+        attack_tries.keep(lines)
+    return ""
 
 
-def spared(concepts: list[str], rule: str) -> str:
+def spared(lines: list[dict], rule: str) -> str:
     """What the verdicts of a rule's runs say together, in a line."""
-    runs = [read_json(erased(concept, rule) / "metrics.json") for concept in concepts]
-    said = []
-    for group, name in SPARED.items():
-        its = [run["edit"][group] for run in runs if group in run["edit"]]
-        said.append(f"{name} {format_figure(rate_figure(*(sum(it[part] for it in its) for part in ('hits', 'of'))))}")
-    seconds = sum(run["training_seconds"] for run in runs) / len(runs)
-    said.append(f"trained in {seconds:.0f} s on one core")
-    return f"{rule} before any attack, of {len(runs)} concepts by the short protocol: {'; '.join(said)}."
+    its, said = [line for line in lines if line["rule"] == rule], []
+    for group, name in attack_tries.GROUPS.items():
+        if counts := [line["verdict"][group] for line in its if group in line["verdict"]]:
+            said.append(f"{name} {format_figure(rate_figure(*map(sum, zip(*counts, strict=True))))}")
+    said.append(f"trained in {sum(line['seconds'] for line in its) / len(its):.0f} s on one core")
+    concepts, erasures = (sorted({line[name] for line in its}) for name in ("concept", "erasure"))
+    of = f"{', '.join(concepts)}; erasure seeds {', '.join(map(str, erasures))}"
+    return f"{rule} before any attack, by the short protocol, of {of}: {'; '.join(said)}."
 
 
-def pooled(concepts: list[str], wanted: list[str]) -> tuple[list[dict], dict]:
-    """The lines of all tries, a rule's together (of styles apart: they have another control), and one concept's metrics."""
-    from esd.attack import figures, tries
+def pooled(lines: list[dict]) -> list[dict]:
+    """The figures of all tries, a rule's together (of styles apart: they have another control)."""
+    from esd.attack import figures
     from esd.emoji.subject import subject
 
-    found, metrics = [], {}
-    for concept in concepts:
-        folder = FOLDER / slug(concept) / "attacks"
-        metrics = read_json(folder / "metrics.json")
-        apart = "" if subject(concept).objects else ", styles"
-        rules = {name: edit["record"]["layers"] + apart for name, edit in metrics["edits"].items()}
-        rules = {name: rule for name, rule in rules.items() if rule.partition(",")[0] in wanted}
-        its = [t for t in tries.read(folder / "tries.csv") if t.edit in rules and t.attack in metrics["attacks"]]
-        found += [replace(t, edit=rules[t.edit]) for t in its]
-    lines = [line for line in figures.figures(found) if "edit" in line]
-    order, attacks = list(RULES), list(metrics["attacks"])
-    lines.sort(
-        key=lambda line: (
-            "styles" in line["variant"], attacks.index(line["attack"]), line["steps"],
-            order.index(line["variant"].partition(",")[0]),
-        )
-    )  # fmt: skip
-    return lines, metrics
+    apart = {line["concept"]: "" if subject(line["concept"]).objects else ", styles" for line in lines}
+    found = [replace(t, edit=t.edit + apart[t.concept]) for line in lines for t in attack_tries.tries_of(line)]
+    rows = [row for row in figures.figures(found) if "edit" in row]
+    order, attacks = list(RULES), list(dict.fromkeys(name for line in lines for name in line["settings"]))
+
+    def place(row: dict) -> tuple:
+        rule, _, styles = row["variant"].partition(",")
+        return styles, attacks.index(row["attack"]), row["steps"], order.index(rule)
+
+    return sorted(rows, key=place)
 
 
 def main(further: list[str]) -> int:
@@ -108,47 +122,52 @@ def main(further: list[str]) -> int:
     from rich.progress import track
 
     from esd.attack import tables
-    from esd.report.result import write_result
+    from esd.report.result import GALLERY, write_result
 
     asked = {key: value.split(",") for key, _, value in (argument.partition("=") for argument in further)}
     concepts, rules = asked.get("concept", list(CONCEPTS)), asked.get("rules", list(RULES))
     if unknown := [rule for rule in rules if rule not in RULES]:
         print(f"rules={unknown[0]}: there are {', '.join(RULES)}", file=sys.stderr)
         return 2
-    by_concept = {it: [rule for rule in rules if n < FEW.get(rule, len(concepts))] for n, it in enumerate(concepts)}
-    options = [argument for argument in further if not argument.startswith(("concept=", "rules="))]
+    erasures = asked.get("erasures", ["0"])
+    if unknown := [seed for seed in erasures if not seed.isdecimal()]:
+        print(f"erasures={unknown[0]} is no seed: whole numbers, divided by commas", file=sys.stderr)
+        return 2
+    options = [argument for argument in further if not argument.startswith(("concept=", "rules=", "erasures="))]
     console, cores = Console(highlight=False, stderr=True), os.cpu_count() or 1
     console.print(
-        f"{len(concepts)} concepts by {len(rules)} rules, {min(cores, len(concepts))} at a time, about a quarter of an hour of "
-        f"a core each; everything goes to {FOLDER}"
+        f"{len(concepts)} concepts by {len(rules)} rules with {len(erasures)} seeds, {min(cores, len(concepts))} at a time, "
+        f"about five minutes of a core for each edit; everything goes to {FOLDER}, the tries to {attack_tries.FILE}"
     )
     with ThreadPoolExecutor(cores) as pool:
-        made = pool.map(lambda it: erased_and_attacked(it, by_concept[it], options), concepts)
+        made = pool.map(lambda it: erased_and_attacked(it, rules, [int(seed) for seed in erasures], options), concepts)
         wrong = list(track(made, "Attacking", len(concepts), console=console))
     if wrong := [it for it in wrong if it]:
         print("\n".join(wrong), file=sys.stderr)
         return 1
-    lines, metrics = pooled(concepts, rules)
-    rows = [[line["variant"], *tables.cells(line)] for line in lines]
+    lines = attack_tries.read()
+    found = pooled(lines)
+    rows = [[line["variant"], *tables.cells(line)] for line in found]
     for row in (("rule", *tables.HEAD), ["---"] * (1 + len(tables.HEAD)), *rows):
         print(f"| {' | '.join(row)} |")
-    text = (
-        f"The attacks on {', '.join(concepts)}, each erased by ESD-x, by the default (kv: keys and values alone, neighbours "
-        "spared), by ESD-u, and the first two with an adversary (esd-all: `experiment=emoji/harder-to-invert`); one erasure "
-        "seed. *Seen* is what the attack brings back. *Never learnt* is the same attack, with the same prompts and noises, on "
-        "the twin, which was never shown the concept: what is seen there was taught. (Of styles there is no twin: there it is "
-        "emoji that the model was never shown, which says less.) *Excess* is the "
-        "difference, in points. An attack is believed where it passed its check: on the base model without the concept's "
-        "name, or on a third of the edit. *Kept object* is another object under the same attack: what does not come back "
-        "there is damage."
-    )
+    here = attack_tries.stamp()
+    others = sorted({line["concept"] for line in lines if line["code"] != here["code"]})
+    of = sorted({len(its) for line in lines for cell, its in line["tries"].items() if cell.split()[1] == "edit"})
+    seeds = len({cell.split()[2] for line in lines for cell in line["tries"]})
     notes = [
-        *(spared([it for it in concepts if rule in by_concept[it]], rule) for rule in rules),
-        f"{metrics['pictures']} pictures a find (half of that for check and kept object), {metrics['seeds']} attack seed(s), "
-        "drawn as the protocol draws. Intervals: Wilson's; of the excess Student's t over concepts.",
+        *(spared(lines, rule) for rule in RULES if any(line["rule"] == rule for line in lines)),
+        f"{' or '.join(map(str, of))} pictures a find (half of that for check and kept object), {seeds} attack seed(s), drawn "
+        "as the protocol draws. Intervals: Wilson's; of the excess Student's t over concepts. Every try is in "
+        f"[{attack_tries.FILE.name}]({attack_tries.FILE.name}), with the commit and the machine of each edit.",
+        *([f"Measured by former code of the attacks, and not again since: {', '.join(others)}."] if others else []),
     ]
+    erasures = sorted({line["erasure"] for line in lines})
+    typed = ["python", "-m", "esd.studies", "attack", *([f"erasures={','.join(map(str, erasures))}"] if any(erasures) else [])]
+    with atomic_write(GALLERY / "attack.svg") as temporary:
+        temporary.write_text(attack_curves.drawn(found), encoding="utf-8")
     write_result(
-        "attack", title="Under attack", text=text, command=shlex.join(["python", "-m", "esd.studies", "attack", *further]),
-        columns=["rule", *tables.HEAD], rows=rows, notes=notes, makers=["esd/attack", "esd/studies/attack.py"],
+        "attack", title="Under attack", text=TEXT, command=shlex.join([*typed, *options]),
+        columns=["rule", *tables.HEAD], rows=rows, notes=notes, makers=attack_tries.MAKERS,
+        pictures=[["attack.svg", "what comes back over an attack's steps"]],
     )  # fmt: skip
     return 0
