@@ -237,7 +237,8 @@ def test_an_interrupted_roll_out_goes_on_where_it_was(tiny, tmp_path, chunk):
     assert count["rows"] == 2 * 8 * (1 if chunk == 2 else 3)  # pairs, positions, the walks that were left
     assert not list(tmp_path.glob("*.part*"))
     straight = store(tmp_path / "other").get(source, 0, 0, lambda n: None)
-    torch.testing.assert_close(resumed.x_t, straight.x_t)
+    off = 0 if chunk == 2 else 1e-4  # batches of another size round otherwise, which eight guided steps enlarge
+    torch.testing.assert_close(resumed.x_t, straight.x_t, atol=off, rtol=0)
 
 
 def test_a_full_cache_lets_go_of_what_was_used_least_recently(tiny, tmp_path):
