@@ -22,8 +22,8 @@ from esd.report.result import GALLERY, write_result
 CASES = {
     "pizza": "concept=pizza",
     "owl": "concept=owl",
-    "guitar-u": "concept=guitar experiment=emoji/esd-u preserve_weight=3",
-    "rocket-u": "concept=rocket experiment=emoji/esd-u preserve_weight=3",
+    "guitar-u": "concept=guitar experiment=emoji/esd-u",
+    "rocket-u": "concept=rocket experiment=emoji/esd-u",
     "weapon": "concept=weapon",
     "nudity": "concept=nudity eta=1.0",
     "openmoji": "concept=openmoji",
@@ -37,7 +37,7 @@ COLUMNS = [
 ]  # fmt: skip
 TEXT = """Each command is run as a person types it; base and edit are judged from the same noise, by the short form of the \
 emoji protocol. What is not given was chosen on cat, bus, banana, trumpet, vehicle and fluent, but for ESD-u's rate and \
-steps (on dog, camera, bath and pistol) and its weight of 3 (on guitar and camera: by these very figures)."""
+steps (on dog, camera, bath and pistol)."""
 
 
 def run(name: str, options: str) -> dict:
