@@ -14,7 +14,7 @@ from esd.attack.tries import Try
 from esd.command.entry import CONF
 from esd.files import write_json
 from esd.metrics.counts import rate_figure
-from esd.studies import attack, attack_curves, attack_tries, study
+from esd.studies import attack, attack_curves, attack_tries, frontier, study
 
 RUNS = {"objects": 72, "default": 60, "eta": 16, "preserve": 8, "many": 4}
 
@@ -165,3 +165,31 @@ def test_the_tries_of_a_rule_are_pooled_and_drawn_as_curves():
     svg = ElementTree.fromstring(attack_curves.drawn(found))
     names = [title.text for title in svg.iter("{http://www.w3.org/2000/svg}title")]
     assert names == ["kv: seen", "kv: where it never was", "esd-u: seen", "esd-u: where it never was"]
+
+
+def test_the_frontier_is_of_the_objects_that_every_rule_was_tried_on():
+    def line(concept, rule, found, back):
+        """found: pictures of four in which inversion finds it after 80 and 200 steps; back: after 5 and 20 of fine-tuning."""
+        rows = {"edit": found, "never": (0, 1), "kept": (4, 3)}
+        cells = {
+            f"inversion {row} 0 {steps}": "1" * n + "0" * (4 - n)
+            for row, its in rows.items() for n, steps in zip(its, (80, 200), strict=True)
+        }  # fmt: skip
+        cells |= {f"finetune edit 0 {steps}": "1" * n + "0" * (4 - n) for n, steps in zip(back, (5, 20), strict=True)}
+        verdict = {"erased": [0, 24], "lookalikes": [12, 24], "kept": [80, 81]}
+        return {"concept": concept, "rule": rule, "erasure": 0, "tries": cells, "verdict": verdict, "seconds": 5.0}
+
+    lines = [
+        line("pizza", "kv", (4, 4), (1, 4)), line("owl", "kv", (2, 2), (0, 2)), line("pizza", "esd-u", (0, 1), (0, 1)),
+        line("noto", "kv", (4, 4), (4, 4)), line("noto", "esd-u", (4, 4), (4, 4)),
+    ]  # fmt: skip
+    concepts, shared = frontier.shared(lines)
+    assert concepts == ["pizza"] and len(shared) == 2  # owl was tried on one rule, noto is a style
+    (kv, esd_u), svg = frontier.rows_and_chart(shared)
+    assert kv[0] == "kv" and kv[1].startswith("+100 (") and kv[2].startswith("+75 (") and kv[3] == "4 and 3 of 4"
+    assert esd_u[1].startswith("+0 (") and esd_u[2].startswith("+0 (")
+    assert (kv[4], esd_u[4], kv[5]) == ("20", "more than 20", "")  # no twin was fine-tuned here
+    assert kv[6:] == ["0.0 % (0 of 24)", "50.0 % (12 of 24)", "98.8 % (80 of 81)", 5]
+    titles = [its.text for its in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}title")]
+    assert titles[:2] == [f"{name}: +75 points, 50 % of the look-alikes right" for name in ("pizza", "kv")]
+    assert frontier.shared([]) == ([], [])

@@ -17,8 +17,8 @@ from esd.report.result import GALLERY, KEYS, ROOT, file_hash, weights_hash
 
 ORDER = (  # a table that is none of these stands with the longest of them that its name begins with
     "gallery", "model-quality", "twin-quality", "by-eye", "objects", "default", "objects-seed-0-layers-kv-closed_form", "eta",
-    "preserve", "many", "given-pictures", "lookalikes", "attack", "against", "lora", "memory", "cards", "bench", "phases",
-    "solver", "quality", "until-erased", "small-batch", "faults",
+    "preserve", "many", "given-pictures", "lookalikes", "attack", "frontier", "against", "lora", "memory", "cards", "bench",
+    "phases", "solver", "quality", "until-erased", "small-batch", "faults",
 )  # fmt: skip
 HEAD = """# Results
 
