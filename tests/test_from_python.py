@@ -28,6 +28,7 @@ from esd.erasing.layers import LayerRule
 from esd.erasing.load import denoiser_of
 from esd.erasing.trajectories import Pool
 from esd.files import CONF
+from esd.models.devices import precision_for
 
 SHORT = {"steps": 2, "sampling_steps": 3, "lr": 1e-2, "precision": "32-true", "progress": False}
 
@@ -221,7 +222,8 @@ def composed(*overrides):
 def test_the_defaults_are_the_commands_for_stable_diffusion():
     cfg = composed("model=sd14")
     cfg |= {name: cfg[name]["name"] for name in ("layers", "trajectories")}
-    cfg |= {"precision": cfg["trainer"]["precision"], "dtype": cfg["model"]["dtype"], "quantize": cfg["model"]["quantize"]}
+    assert cfg["trainer"]["precision"] == precision_for("cuda" if torch.cuda.is_available() else "cpu")
+    cfg |= {"precision": None, "dtype": cfg["model"]["dtype"], "quantize": cfg["model"]["quantize"]}
     cfg |= {f"{group}_{name}": value for group in ("lora", "robust") for name, value in cfg[group].items()}
     own = {"pipe", "concept", "deterministic", "spared", "robust_from", "optimizer", "schedule"}
     own |= {"progress", "callbacks", "loggers"}
@@ -231,6 +233,24 @@ def test_the_defaults_are_the_commands_for_stable_diffusion():
     for name, source in SOURCES.items():
         options = composed(f"trajectories={name}")["trajectories"]
         assert options.pop("name") == name and vars(instantiate(options)) == vars(source())
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("gpu", [None, "emulates bf16", "computes in bf16"])
+def test_what_is_computed_in_suits_the_device(native, gpu, monkeypatch):
+    """Never bf16 on a processor that only emulates it; of the large models bf16 on any GPU, for its memory."""
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu is not None)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: gpu == "computes in bf16")
+    (here, on_cpu), (small, small_on_cpu) = (
+        [composed(f"model={name}", f"trainer={device}")["trainer"]["precision"] for device in ("default", "cpu")]
+        for name in ("sd14", "emoji")
+    )
+    cpu = "bf16-mixed" if native else "32-true"
+    assert precision_for("cpu") == on_cpu == small_on_cpu == cpu
+    assert here == ("bf16-mixed" if gpu else cpu) and precision_for("cuda") == "bf16-mixed"
+    assert small == ({"emulates bf16": "32-true", "computes in bf16": "bf16-mixed"}[gpu] if gpu else cpu)
 
 
 @pytest.mark.parametrize("room", [esd.erasing, esd.metrics, esd.models.samplers])

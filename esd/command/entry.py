@@ -34,13 +34,17 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
 
-def fast_precision() -> str:
-    """bf16-mixed where a GPU or the processor computes in it, else 32-true. Asked when a run is built: imports torch."""
+def fast_precision(on_gpu: str = "", *, _root_: DictConfig | None = None) -> str:
+    """What suits the configured device (esd.models.devices), on a GPU what is given; nothing: bf16-mixed where it computes in
+    that without emulation, else 32-true. Asked when a run is built: imports torch."""
     import torch
 
-    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    native = on_gpu or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16-mixed" if native else "32-true"
+    from esd.models.devices import precision_for
+
+    asked = [OmegaConf.select(_root_, key) for key in ("trainer.accelerator", "accelerator")] if _root_ is not None else []
+    if not torch.cuda.is_available() or "cpu" in asked:
+        return precision_for("cpu")
+    return on_gpu or ("bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true")
 
 
 def free_determinism() -> str | bool:

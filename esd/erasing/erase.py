@@ -37,6 +37,7 @@ from esd.erasing.prompts import unread_of
 from esd.erasing.run import Options, Run, free_determinism, lora_of, trainer_for
 from esd.erasing.trajectories import Pool, StudentWalks, Trajectories
 from esd.models import DTYPES
+from esd.models.devices import precision_for
 from esd.models.lengths import named, unread
 from esd.models.quiet import quiet_lightning
 
@@ -71,7 +72,7 @@ def erase(
     robust_from: str | Sequence[str] | None = None,
     optimizer: Callable | None = None,
     schedule: Callable | None = None,
-    precision: str = "bf16-mixed",
+    precision: str | None = None,
     dtype: str = "auto",
     quantize: str | None = None,
     truncate: bool = False,
@@ -104,7 +105,7 @@ def erase(
                   back, is erased too, with this share of the loss (1: as much as the concept). It takes so many steps for each
                   of the student's, and starts at the mean of these prompts, dozens of others (erasing.adversary)
     optimizer, schedule: parameters → torch's optimiser, and optimiser → schedule, as functools.partial; nothing: Adam, constant
-    precision, deterministic: Lightning's
+    precision, deterministic: Lightning's. No precision: the one that suits the device (esd.models.devices)
     lora_rank, lora_alpha: train LoRA of this rank on the matrices that `layers` names, in place of whole weights
     dtype:        of the frozen weights while it trains: as the pipeline has them ("auto"), "bf16", "fp16" or "fp32"; the
                   trained ones are float32. quantize="int8" keeps fewer bits of them, beside a LoRA
@@ -149,11 +150,13 @@ def erase(
             if rest := unread(pipe, prompt):
                 warnings.warn(f"{named(prompt)} is longer than the text encoders hold: {named(rest)} is not read", stacklevel=2)
         bars = [ErasingBar(refresh_rate=5)] if progress else []
+        device = device_of(pipe)
         with one_line("precision, deterministic, callbacks"):
             trainer = trainer_for(
-                Trainer, steps, precision=precision, callbacks=[*bars, *callbacks], enable_progress_bar=progress,
+                Trainer, steps, precision=precision or precision_for(device["accelerator"]), callbacks=[*bars, *callbacks],
+                enable_progress_bar=progress,
                 deterministic=free_determinism() if deterministic is None else deterministic, log_every_n_steps=10,
-                **device_of(pipe),
+                **device,
             )  # fmt: skip
         trainer.loggers = list(loggers)
         run = Run(model, options, trainer)
