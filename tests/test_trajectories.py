@@ -3,8 +3,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from families import built
+from safetensors.torch import load_file as read
 from tiny import parts, trained_for
 
+from esd import erase
 from esd.erasing.cache import Cache
 from esd.erasing.concepts import Concept, Draws, preserved
 from esd.erasing.walk_store import WalkStore, noise_seeds
@@ -198,6 +201,28 @@ def test_walks_of_any_precision_are_trained_on_in_mixed_precision(tiny, tmp_path
         examples = cache.examples(draw)
     for tensor, whole in zip(examples, kept, strict=True):
         assert tensor.dtype == torch.float32 and torch.equal(tensor, whole[draw.noise, draw.position].float())
+
+
+def test_walks_are_rolled_out_in_the_precision_of_the_training(tmp_path):
+    """As the pool walks; kept apart, for they are others."""
+    pipe, kept = built("sd14"), []
+    for precision in ("32-true", "bf16-mixed"):
+        asked = {"steps": 1, "sampling_steps": 2, "precision": precision, "progress": False}
+        erase(pipe, "a pizza", trajectories=Cache(walks=1, folder=str(tmp_path)), **asked)
+        files = set(tmp_path.glob("*.safetensors")) - {file for file, _ in kept}
+        kept += [(file, read(file)) for file in files]
+    assert len(kept) == 2
+    whole, mixed = (tensors for _, tensors in kept)
+    assert torch.equal(whole["x_t"][:, 0], mixed["x_t"][:, 0]) and not torch.equal(whole["eps_c"], mixed["eps_c"])
+    torch.testing.assert_close(whole["eps_c"][:, 0], mixed["eps_c"][:, 0], atol=3e-2, rtol=3e-2)
+
+
+def test_large_latents_are_rolled_out_few_at_once(tiny):
+    source, _ = walks_of(tiny)
+    for side, at_once in ((16, 32), (64, 2), (96, 1), (128, 1)):
+        tiny.latent_shape = (4, side, side)
+        assert Cache().at_once(source) == at_once and Cache(walks=1).roll_out(source)[1] == 2
+    assert Cache(chunk=5).at_once(source) == 5
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])

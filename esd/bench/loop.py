@@ -73,7 +73,8 @@ class Loop:
         prompts = PromptTable(model, [Concept(concept), *preserved(list(preserve), 1.0)], list(templates))
         parts, (kind, walker) = (model, sampler, prompts, 3.0, model.denoiser, student), SOURCES[source]
         chosen = {"student": StudentWalks(), "pool": Pool(walker or "frozen"), "cache": copy.copy(store)}[kind]
-        trajectories = chosen.begin(Denoisers(*parts))
+        with mixed(precision):
+            trajectories = chosen.begin(Denoisers(*parts))
         projection = Projection(model, student, [concept], spared, spare) if spare else None
         self.module = Erasure(model, student, trained, prompts, sampler, trajectories, None, None, projection)
         self.module.log_loss = lambda *args: None  # no trainer to report to

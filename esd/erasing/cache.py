@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,21 +33,24 @@ class Cache(Trajectories):
     walks:  for each concept and phrasing
     seed:   of their noise: not the run's seed, so that runs with other seeds share them
     dtype:  that they are kept in: float16, bfloat16 or float32
-    chunk:  walks rolled out at once, and kept if the roll-out is interrupted
+    chunk:  walks rolled out at once, and kept if the roll-out is interrupted; None: as many as AT_ONCE says
     folder, limit: where they are, and its size in GB
     """
 
     name: ClassVar[str] = "cache"
+    AT_ONCE: ClassVar[int] = 32 * 16 * 16  # a latent's places: 32 walks of the embedded model, 2 at 512 pixels, 1 at 1024
 
     walks: int = 20
     seed: int = 0
     dtype: str = "float16"
-    chunk: int = 32
+    chunk: int | None = None
     folder: str = field(default_factory=lambda: os.environ.get("ESD_CACHE", "outputs/cache"))
     limit: float = 20
 
     def __post_init__(self):
-        require_at_least(vars(self), "trajectories.", walks=1, chunk=1, seed=0, limit=0.0)
+        require_at_least(vars(self), "trajectories.", walks=1, seed=0, limit=0.0)
+        if self.chunk is not None:
+            require_at_least(vars(self), "trajectories.", chunk=1)
         require_one_of(self.dtype, "trajectories.dtype", DTYPES)
 
     def begin(self, denoisers: Denoisers, advance: Callable[[int, int], None] = lambda n, total: None) -> Self:
@@ -54,7 +58,8 @@ class Cache(Trajectories):
         student shares with it goes back to the device with the student."""
         super().begin(denoisers, advance)
         self.teacher = None
-        store = WalkStore(self.folder, self.walks, self.seed, DTYPES[self.dtype], self.chunk, self.limit)
+        at_once = self.at_once(denoisers)
+        store = WalkStore(self.folder, self.walks, self.seed, DTYPES[self.dtype], at_once, self.limit)
         pairs = concept_template_pairs(denoisers.prompts)
         total = len(pairs) * self.walks * len(denoisers.sampler)
         found = {pair: store.get(denoisers, *pair, lambda n: advance(n, total)) for pair in pairs}
@@ -65,11 +70,15 @@ class Cache(Trajectories):
         ]
         return self
 
+    def at_once(self, denoisers: Denoisers) -> int:
+        """How many walks are rolled out at once."""
+        return self.chunk or max(1, self.AT_ONCE // math.prod(denoisers.model.latent_shape[1:]))
+
     def forwards(self, positions: int) -> float:
         return 0
 
     def roll_out(self, denoisers: Denoisers) -> tuple[float, int]:
-        at_once = min(self.chunk, self.walks)
+        at_once = min(self.at_once(denoisers), self.walks)
         stops = len(denoisers.sampler) * self.walks * len(concept_template_pairs(denoisers.prompts))
         return stops / at_once, 2 * at_once
 

@@ -69,7 +69,8 @@ class Pictures(Pool):
         self.files = picture_files(self.images)
 
     def begin(self, denoisers: Denoisers, advance: Callable[[int, int], None] = lambda n, total: None) -> Self:
-        self.given, self.x_0 = self.read(denoisers.model)
+        with torch.autocast(denoisers.prompts.c.device.type, enabled=False):  # a VAE computes in what it is stored in
+            self.given, self.x_0 = self.read(denoisers.model)
         return super().begin(denoisers, advance)
 
     def read(self, model: Model) -> tuple[Tensor, Tensor]:

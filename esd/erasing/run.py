@@ -181,7 +181,8 @@ class Run:
         if o.spare:
             gone = [concept.erase_from or concept.text for concept in o.concepts]  # what the student is asked for
             projection = Projection(self.model, self.student, gone, o.spared, o.spare)
-        self.trajectories = copy.copy(o.trajectories).begin(self.denoisers, advance)
+        with self.trainer.precision_plugin.forward_context():  # what is walked before the training, as it is walked there
+            self.trajectories = copy.copy(o.trajectories).begin(self.denoisers, advance)
         self.module = Erasure(
             self.model, self.student, self.trained, self.prompts, self.sampler, self.trajectories, o.optimizer, o.schedule,
             projection, self.adversary,

@@ -22,12 +22,18 @@ from esd.erasing.walks import guide
 from esd.files import remove_partial_files
 from esd.models.hashes import fingerprint, tensor_hash
 
-VERSION = 2  # of the file's layout and of what the walks depend on
+VERSION = 3  # of the file's layout and of what the walks depend on
 
 
 def noise_seeds(seed: int, walks: int) -> Tensor:
     """The noise seeds of walks 0 … K−1."""
     return torch.tensor([int(np.random.default_rng([seed, walk]).integers(2**62)) for walk in range(walks)])
+
+
+def computed_in(device: torch.device) -> str:
+    """The precision that a forward here and now computes in."""
+    mixed = torch.is_autocast_enabled(device.type)
+    return str(torch.get_autocast_dtype(device.type) if mixed else torch.float32)
 
 
 @torch.inference_mode()
@@ -71,6 +77,7 @@ class WalkStore(TensorStore):
             "guidance": denoisers.guidance,
             "walks": self.walks,
             "seed": self.seed,
+            "computed_in": computed_in(denoisers.prompts.c.device),
             "dtype": str(self.dtype),
         }
 
@@ -110,7 +117,9 @@ class WalkStore(TensorStore):
                 else:
                     done(len(seeds) * len(denoisers.sampler))
                 parts.append(stops._asdict())
-            self.keep(path, {name: torch.cat([part[name] for part in parts]) for name in kept}, description)
+            with torch.autocast("cpu", enabled=False):  # it concatenates no float16
+                whole = {name: torch.cat([part[name] for part in parts]) for name in kept}
+            self.keep(path, whole, description)
             for part in self.folder.glob(f"{key}.part*.safetensors"):
                 part.unlink()
             found = self.stops(path, own_f)  # mapped into memory: it stays, also where another process removes the file
