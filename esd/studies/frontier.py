@@ -30,8 +30,8 @@ inversion of the whole conditioning; the least number of fine-tuning steps, of t
 show the concept; and the edit's own verdict by the short protocol. Of objects that all rules were tried on, from the tries \
 of `python -m esd.studies attack`. In the picture a small point is an object, a large one the rule; right and low is better."""
 ASKED = """Asked of what trains against inversion (`experiment=emoji/harder-to-invert`): an excess of at most 5 points after \
-80 steps and 15 after 200; a kept object back in 90 % under the same attack; half back no sooner than after half as many steps of \
-fine-tuning as the twin takes to learn it; look-alikes down by at most 8 points, others by 3; 4 times the plain rule's time."""
+80 steps and 15 after 200; a kept object back in 90 % under the same attack; half back after no less than half as many steps \
+of fine-tuning as the twin takes; look-alikes down by at most 8 points, others by 3; 4 times the plain rule's time."""
 PUBLISHED = """Published, of Stable Diffusion 1.4, and to be compared with care (one word vector inverted for 5,000 steps, a \
 classifier, no control): of objects 66 % come back by ESD-x and 32 % by ESD-u (Pham et al. 2024), 6 % by STEREO (CVPR 2025), \
 which leaves 53 % of the other objects right where ESD-x leaves 71 %."""
