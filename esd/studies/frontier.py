@@ -32,9 +32,9 @@ of `python -m esd.studies attack`. In the picture a small point is an object, a 
 ASKED = """Asked of what trains against inversion (`experiment=emoji/harder-to-invert`): an excess of at most 5 points after \
 80 steps and 15 after 200; a kept object back in 90 % under the same attack; half back after no less than half as many steps \
 of fine-tuning as the twin takes; look-alikes down by at most 8 points, others by 3; 4 times the plain rule's time."""
-PUBLISHED = """Published, of Stable Diffusion 1.4, and to be compared with care (a word vector inverted as in Pham et al. 2024, a \
-classifier, no control): of objects 66 % come back by ESD-x, 32 % by ESD-u and 6 % by STEREO (CVPR 2025), which leaves 53 % of \
-the other objects right where ESD-x leaves 71 %."""
+PUBLISHED = """Published, of Stable Diffusion 1.4, and to be compared with care (a word vector inverted as by Pham et al. \
+2024, a classifier, no control): of objects 66 % come back by ESD-x, 32 % by ESD-u and 6 % by STEREO (CVPR 2025), which \
+leaves 53 % of the other objects right where ESD-x leaves 71 %."""
 SHEET = Template(
     """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {{ c.WIDTH }} {{ c.HEIGHT }}" font-size="16"
  font-family="sans-serif">
