@@ -189,7 +189,7 @@ def test_the_frontier_is_of_the_objects_that_every_rule_was_tried_on():
     assert kv[0] == "kv" and kv[1].startswith("+100 (") and kv[2].startswith("+75 (") and kv[3] == "4 and 3 of 4"
     assert esd_u[1].startswith("+0 (") and esd_u[2].startswith("+0 (")
     assert (kv[4], esd_u[4], kv[5]) == ("20", "more than 20", "")  # no twin was fine-tuned here
-    assert kv[6:] == ["0.0 % (0 of 24)", "50.0 % (12 of 24)", "98.8 % (80 of 81)", 5]
+    assert kv[6:] == ["0.0 % (0 of 24)", "50.0 % (12 of 24)", "98.8 % (80 of 81)", "5"]
     titles = [its.text for its in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}title")]
     assert titles[:2] == [f"{name}: +75 points, 50 % of the look-alikes right" for name in ("pizza", "kv")]
     assert frontier.shared([]) == ([], [])

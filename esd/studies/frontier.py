@@ -13,6 +13,7 @@ from jinja2 import Template
 
 from esd.attack.figures import figures
 from esd.attack.rows import EDIT, KEPT, NEVER
+from esd.attack.tables import points
 from esd.emoji.subject import subject
 from esd.files import atomic_write
 from esd.metrics.counts import format_figure, rate_figure
@@ -20,6 +21,7 @@ from esd.report import charts
 from esd.report.result import GALLERY, write_result
 from esd.studies import attack_tries
 from esd.studies.attack_curves import COLOURS
+from esd.studies.study import print_table
 
 COLUMNS = [
     "rule", "inversion, 80 steps: excess", "200 steps: excess", "kept object, 80 and 200 steps", "half is back after",
@@ -70,13 +72,6 @@ def half_after(attacks: dict, row: str) -> str:
     return next((f"{steps}" for steps, rate in tried if rate >= 0.5), f"more than {tried[-1][0]}" if tried else "")
 
 
-def excess(attacks: dict, steps: int) -> str:
-    """The excess of inversion in points, with its interval."""
-    its = attacks["inversion", steps]["excess"]
-    low, high = its["interval"]
-    return f"{100 * its['mean']:+.0f} ({100 * low:+.0f} to {100 * high:+.0f})"
-
-
 def shared(lines: Sequence[dict]) -> tuple[list[str], list[dict]]:
     """The objects that every rule was tried on, with inversion and its control; and their lines."""
     rules: dict[str, set[str]] = {}
@@ -87,9 +82,9 @@ def shared(lines: Sequence[dict]) -> tuple[list[str], list[dict]]:
     return concepts, [line for line in lines if line["concept"] in concepts]
 
 
-def rows_and_chart(lines: Sequence[dict]) -> tuple[list[list], str]:
+def rows_and_chart(lines: Sequence[dict]) -> tuple[list[list[str]], str]:
     """A row for each rule, and the SVG."""
-    rows, points = [], []
+    rows, dots = [], []
     x, y = charts.axes([0, 1], [-0.5, 1])
     for rule, colour in COLOURS.items():
         of = [line for line in lines if line["rule"] == rule]
@@ -98,19 +93,19 @@ def rows_and_chart(lines: Sequence[dict]) -> tuple[list[list], str]:
         its, each = facts(of), [(line["concept"], facts([line])) for line in of]
         kept = [its["attacks"]["inversion", steps][KEPT] for steps in (80, 200)]
         rows.append([
-            rule, *(excess(its["attacks"], steps) for steps in (80, 200)),
+            rule, *(points(its["attacks"]["inversion", steps]["excess"]) for steps in (80, 200)),
             " and ".join(f"{figure['hits']}" for figure in kept) + f" of {kept[0]['of']}",
             half_after(its["attacks"], EDIT), half_after(its["attacks"], NEVER),
-            *(format_figure(its[group]) for group in attack_tries.GROUPS), round(its["seconds"]),
+            *(format_figure(its[group]) for group in attack_tries.GROUPS), f"{its['seconds']:.0f}",
         ])  # fmt: skip
         for name, one in [*each, ("", its)]:
             if one["lookalikes"]["of"]:
                 over, near = one["attacks"]["inversion", 200]["excess"]["mean"], one["lookalikes"]["rate"]
                 title = f"{name or rule}: {100 * over:+.0f} points, {100 * near:.0f} % of the look-alikes right"
-                point = {"x": x.at(near), "y": y.at(over), "colour": colour, "title": title}
-                points.append(point | ({"size": 5, "name": ""} if name else {"size": 9, "name": rule}))
+                dot = {"x": x.at(near), "y": y.at(over), "colour": colour, "title": title}
+                dots.append(dot | ({"size": 5, "name": ""} if name else {"size": 9, "name": rule}))
     signed = [(y.at(value), f"{100 * value:+.0f}" if value else "0") for value in y.ticks()]
-    return rows, SHEET.render(c=charts, x=charts.ticks(x, 100, " %"), y=signed, points=points)
+    return rows, SHEET.render(c=charts, x=charts.ticks(x, 100, " %"), y=signed, points=dots)
 
 
 def main() -> int:
@@ -120,8 +115,7 @@ def main() -> int:
         print(f"{attack_tries.FILE} has no object that every rule was tried on: python -m esd.studies attack", file=sys.stderr)
         return 2
     rows, drawn = rows_and_chart(lines)
-    for row in (COLUMNS, ["---"] * len(COLUMNS), *rows):
-        print(f"| {' | '.join(map(str, row))} |")
+    print_table(COLUMNS, rows)
     with atomic_write(GALLERY / "frontier.svg") as temporary:
         temporary.write_text(drawn, encoding="utf-8")
     makers = ["esd/studies/frontier.py", "esd/studies/attack_tries.py"]
