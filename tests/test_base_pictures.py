@@ -86,6 +86,22 @@ def test_where_nothing_can_be_kept_they_are_drawn_all_the_same(tmp_path):
     assert len(BasePictures(tmp_path / "file" / "pictures").get(ROWS, OF, painter)) == 4 == len(painter.drawn)
 
 
+def test_what_another_user_keeps_is_read_and_left(tmp_path, monkeypatch):
+    """Whose files may be read, and neither touched nor taken away. (The tests may run as root, who may do all.)"""
+    painter = Painter()
+    BasePictures(tmp_path).get(ROWS, OF, painter)
+
+    def not_allowed(*args, **kwargs):
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr("pathlib.Path.touch", not_allowed)
+    monkeypatch.setattr("pathlib.Path.unlink", not_allowed)
+    assert len(BasePictures(tmp_path, limit=0).get(ROWS, OF, painter)) == 4 == len(painter.drawn)
+    for file in tmp_path.glob("*.safetensors"):
+        file.write_bytes(b"damaged")
+    assert len(BasePictures(tmp_path).get(ROWS, OF, painter)) == 4 and len(painter.drawn) == 8
+
+
 def slowly(folder: Path, out: Path) -> None:
     painter = Painter()
 

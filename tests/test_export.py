@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import warnings
+from pathlib import Path
 
 import diffusers
 import pytest
@@ -347,6 +348,13 @@ def test_a_card_says_what_was_solved_and_not_trained():
     )
     assert "Fine-tuned by ESD" in trained and "closed form" not in trained
     assert "Solved in closed form" in solved and "solved in closed form, μ = 10.0" in solved and "Fine-tuned" not in solved
+
+
+def test_a_card_names_no_folder_as_a_model_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("models/sd").mkdir(parents=True)
+    said = [card({"base": base, "concept": ["pizza"]}, {}, {}, "official", "a", "P") for base in ("models/sd", "someone/sd")]
+    assert "base_model" not in said[0] and 'base_model: "someone/sd"' in said[1]
 
 
 @pytest.mark.parametrize("to", ["official", "diffusers", "single-file", "lora"])

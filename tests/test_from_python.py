@@ -7,8 +7,14 @@ from functools import partial
 
 import pytest
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
-from families import built
+from diffusers import (
+    DDIMScheduler,
+    EDMDPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+)  # fmt: skip
+from families import built, unet
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -194,6 +200,7 @@ def offloaded():
         ({"concept": "a b c d e f g h i j k"}, "longer than StableDiffusionPipeline's text encoder holds, and 'k' would"),
         ({"lora_alpha": 3}, "lora.alpha=3 must be above 0, and beside it a rank"),
         ({"precision": "int3"}, "precision, deterministic, callbacks: .*int3"),
+        ({"precision": "bf16-true"}, "precision=bf16-true turns all weights to that type: give 32-true, bf16-mixed"),
         ({"optimizer": partial(torch.optim.Adam, size=3)}, "optimizer, schedule: .*size"),
         ({"pipe": 3}, "pipe is a int: supported are Stable Diffusion 1, 2, XL and 3, and FLUX.1"),
         ({"pipe": offloaded}, "offloaded: call erase before enable_model_cpu_offload"),
@@ -212,6 +219,35 @@ def test_a_pipeline_that_draws_otherwise_is_not_supported():
     other = StableDiffusionImg2ImgPipeline(**built("sd14").components, requires_safety_checker=False)
     with pytest.raises(UserError, match="StableDiffusionImg2ImgPipeline: supported are .*, as StableDiffusionPipeline, "):
         erase(other, "a pizza", **SHORT)
+
+
+def with_scheduler(family, kind, **options):
+    pipe = built(family)
+    pipe.scheduler = kind.from_config(pipe.scheduler.config, **options)
+    return pipe
+
+
+def with_unet(**options):
+    pipe = built("sd14")
+    pipe.register_modules(unet=unet(**options))
+    return pipe
+
+
+@pytest.mark.parametrize(
+    ("pipe", "said"),
+    [
+        (lambda: with_scheduler("sdxl", EDMDPMSolverMultistepScheduler), "its scheduler is EDMDPMSolverMultistepScheduler"),
+        (lambda: with_scheduler("sd14", DDIMScheduler, prediction_type="sample"), "a model that predicts sample"),
+        (lambda: with_scheduler("sd14", FlowMatchEulerDiscreteScheduler), "its scheduler is FlowMatchEulerDiscreteScheduler"),
+        (lambda: with_scheduler("sd3", DDIMScheduler), "its scheduler is DDIMScheduler"),
+        (lambda: with_unet(in_channels=9), "an inpainting model"),
+        (lambda: with_unet(time_cond_proj_dim=8), "a latent consistency model"),
+    ],
+)
+def test_a_loaded_pipeline_is_asked_what_a_folder_is(pipe, said):
+    with pytest.raises(UserError, match=f"the StableDiffusion.*Pipeline cannot be used: .*{said}") as caught:
+        erase(pipe(), "a pizza", **SHORT)
+    assert "\n" not in str(caught.value)
 
 
 def composed(*overrides):

@@ -48,6 +48,33 @@ def test_pictures_are_square_and_what_is_transparent_is_white(folder):
     assert found[2, 1, :, -1].min() > 0.99 and found[2, 0, :, -1].max() < 0.01
 
 
+def test_a_photo_is_as_a_viewer_shows_it(tmp_path):
+    """Cameras turn no pixels: they write beside them how the camera was held (EXIF's orientation)."""
+    stored = Image.new("RGB", (40, 20), "red")
+    stored.paste("blue", (0, 0, 20, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown, what is left in the file is above
+    stored.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    (found,) = read_pictures(picture_files(tmp_path), (16, 8))
+    assert found.shape == (3, 16, 8), "height and width"
+    assert found[2, :7].min() > 0.9 and found[0, :7].max() < 0.1 and found[0, 9:].min() > 0.9 and found[2, 9:].max() < 0.1
+
+
+def test_grey_of_16_bits_is_not_taken_for_white(tmp_path):
+    Image.new("I;16", (8, 8), 20000).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png has more than 8 bits of grey: save it with 8"):
+        read_pictures(picture_files(tmp_path), 8)
+
+
+def test_pictures_are_as_high_and_wide_as_the_model_draws(folder):
+    pipe = built("sd14")
+    pipe.unet.register_to_config(sample_size=[4, 8])
+    model = models.from_pipeline(pipe, "sd14")
+    given, x_0 = Pictures(images=str(folder)).read(model)
+    factor = pipe.vae_scale_factor
+    assert given.shape == (3, 3, 4 * factor, 8 * factor) and x_0.shape == (3, *model.latent_shape)
+
+
 def test_a_latent_is_a_picture_noised_as_diffusers_does(build, folder):
     """Each example's picture and noise are its own, also of a slot that walks; the teacher is asked there."""
     module, teacher, _, sampler, prompts = build([Concept("pizza")], source=Pictures(images=str(folder)))

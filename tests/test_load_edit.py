@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0, IPAdapterAttnProcessor2_0
 from families import built, sd1
 from peft import LoraConfig
 from test_export import made
@@ -208,3 +209,16 @@ def test_an_overlap_names_the_concepts(pipe, path, tmp_path):
     load_edit(pipe, path)
     with pytest.warns(UserWarning, match=r"^'cat, dog' \(1-cat-dog\) and 'pizza' \(0-pizza\) both change \d+ tensors"):
         load_edit(pipe, tmp_path / "1-cat-dog")
+
+
+def test_an_ip_adapter_makes_no_other_model(pipe, path):
+    """load_ip_adapter() puts matrices of its own into the U-Net, and a projection beside them."""
+    before, plain = fingerprint(pipe.unet), own(pipe)
+    adapted = IPAdapterAttnProcessor2_0(hidden_size=16, cross_attention_dim=16)
+    pipe.unet.set_attn_processor({
+        name: adapted if "attn2" in name else AttnProcessor2_0() for name in pipe.unet.attn_processors
+    })  # fmt: skip
+    pipe.unet.encoder_hid_proj = torch.nn.Linear(4, 16)
+    assert any(".to_k_ip." in name for name in pipe.unet.state_dict())
+    assert fingerprint(pipe.unet) == before and same(own(pipe), plain)
+    load_edit(pipe, path)  # no warning that it was made for another model

@@ -2,13 +2,16 @@
 
 import json
 import time
+from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from families import PIPELINES, built
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 from tiny import parts, trained_for
@@ -179,6 +182,19 @@ def test_a_hub_name_without_a_hub_is_one_line_within_seconds(monkeypatch, tmp_pa
         models.folder_of("someone/nothing-here")
     assert time.perf_counter() - started < 10 and "\n" not in str(error.value)
     assert "model.path=models/nothing-here" in str(error.value)
+
+
+def test_what_is_no_pipeline_on_the_hub_is_said(monkeypatch, tmp_path):
+    """A LoRA's repository, for example. The hub's two answers are what its client makes of them."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: SimpleNamespace(gated=False))
+
+    def no_such_file(*args, **kwargs):
+        raise RemoteEntryNotFoundError("404", response=httpx.Response(404, request=httpx.Request("HEAD", "https://hub")))
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", no_such_file)
+    with pytest.raises(UserError, match=r"someone/a-lora on the hub is no diffusers pipeline, it has no model_index\.json"):
+        models.folder_of("someone/a-lora")
 
 
 def test_a_checkpoint_without_its_configurations_says_what_to_download_and_where_to_put_it(monkeypatch, tmp_path):

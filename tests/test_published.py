@@ -351,3 +351,8 @@ def test_xls_latents_with_a_mean_and_a_deviation_are_decoded_as_diffusers_decode
     pipe.set_progress_bar_config(disable=True)
     theirs = pipe("a cat", num_inference_steps=2, guidance_scale=3.0, latents=model.noise([1]), output_type="pt").images
     torch.testing.assert_close(sample(model, model.denoiser, ["a cat"], [1], **LOOK), theirs, atol=2e-3, rtol=0)
+    picture = torch.rand(1, 3, *theirs.shape[2:])
+    mean = pipe.vae.encode(2 * picture - 1).latent_dist.mean
+    middle, std = (torch.tensor(values).view(1, 4, 1, 1) for values in ([0.3, -0.2, 0.1, 0.4], [2.0, 0.5, 1.5, 0.7]))
+    wanted = (mean - middle) * pipe.vae.config.scaling_factor / std  # StableDiffusionXLImg2ImgPipeline.prepare_latents
+    torch.testing.assert_close(model.latents(picture), wanted)

@@ -9,9 +9,11 @@ from hydra.errors import HydraException
 
 from esd import UserError
 from esd.command.entry import error_line
-from esd.erasing.checks import require_at_least, require_one_of, texts
+from esd.erasing.checks import check_precision, require_at_least, require_one_of, texts
 
-__all__ = ["one_text", "option_errors", "refuse_quantized", "require_at_least", "require_one_of", "texts"]
+__all__ = [
+    "check_precision", "one_text", "option_errors", "refuse_quantized", "require_at_least", "require_one_of", "texts",
+]  # fmt: skip
 
 
 def one_text(value: object, option: str) -> str:

@@ -40,6 +40,13 @@ def require_at_least(cfg: Mapping, prefix: str = "", **lows: float) -> None:
             raise UserError(f"{prefix}{name}={value} must be a {what} number, {low:g} or more")
 
 
+def check_precision(precision: object, option: str) -> None:
+    """Raises UserError for one of Lightning's that turns all weights to another type: nothing here is trained or drawn so. What
+    Lightning does not know, it says itself."""
+    if str(precision) in ("16-true", "bf16-true", "64-true", "64"):
+        raise UserError(f"{option}={precision} turns all weights to that type: give 32-true, bf16-mixed or 16-mixed")
+
+
 def check_options(options: Mapping) -> None:
     """What an erasure is asked for (conf/train.yaml has the same names): that each option is of its kind and range, and that
     they go together. Raises UserError."""

@@ -27,7 +27,7 @@ from esd import UserError
 from esd.erasing.adversary import Robust
 from esd.erasing.bar import ErasingBar
 from esd.erasing.cache import Cache
-from esd.erasing.checks import check_lora, check_options, require_one_of, texts
+from esd.erasing.checks import check_lora, check_options, check_precision, require_one_of, texts
 from esd.erasing.concepts import pair_up, preserved
 from esd.erasing.edit import Edit
 from esd.erasing.layers import Layers, rule_of
@@ -123,6 +123,7 @@ def erase(
     if bool(spare or closed_form) != bool(spared):
         raise UserError("spare, closed_form and spared go together: a strength, for example 0.015, and the prompts to spare")
     require_one_of(dtype, "dtype", DTYPES)
+    check_precision(precision, "precision")
     if bool(robust_share) != bool(robust_from):
         raise UserError("robust_share and robust_from go together: for example 1, and prompts that do not name the concept")
     robust = Robust(robust_share, robust_inner, texts(robust_from, "robust_from") if robust_from else [])

@@ -14,13 +14,14 @@ from typing import ClassVar, Self
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from esd import UserError
 from esd.erasing.concepts import Draw
 from esd.erasing.trajectories import Denoisers, Examples, Pool
 from esd.models.family import Model
+from esd.models.settings import sides
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -36,20 +37,26 @@ def picture_files(folder: str | Path) -> list[Path]:
     return files
 
 
-def read_pictures(files: Sequence[Path], side: int) -> Tensor:
-    """Cut square from the middle, what is transparent white: (n, 3, side, side) in [0, 1]. Raises UserError for one that
-    cannot be read."""
+def read_pictures(files: Sequence[Path], size: int | tuple[int, int]) -> Tensor:
+    """As a viewer shows them, cut from the middle, what is transparent white: (n, 3, height, width) in [0, 1].
+
+    size: (height, width), or the side of a square. Raises UserError for one that cannot be read, or has more than 8 bits of
+    grey, of which a file does not say what is white.
+    """
+    high, wide = sides(size)
     made = []
     for file in files:
         try:
-            picture = Image.open(file).convert("RGBA")
+            picture = ImageOps.exif_transpose(Image.open(file))
+            deep = picture.mode.startswith(("I", "F"))
+            picture = picture.convert("RGBA")
         except OSError as error:
             raise UserError(f"{file} is no picture that can be read: take it out of images={file.parent}") from error
+        if deep:
+            raise UserError(f"{file} has more than 8 bits of grey: save it with 8, or take it out of images={file.parent}")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-        edge = min(picture.size)
-        left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
-        square = picture.crop((left, top, left + edge, top + edge)).resize((side, side), Image.Resampling.LANCZOS)
-        made.append(torch.from_numpy(np.array(square)).permute(2, 0, 1) / 255)
+        picture = ImageOps.fit(picture, (wide, high), Image.Resampling.LANCZOS)
+        made.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255)
     return torch.stack(made)
 
 
@@ -75,7 +82,8 @@ class Pictures(Pool):
 
     def read(self, model: Model) -> tuple[Tensor, Tensor]:
         """The pictures (n, 3, H, W) and their latents (n, C, h, w)."""
-        given = read_pictures(self.files, model.latent_shape[-1] * model.base.vae_scale_factor)
+        high, wide = (side * model.base.vae_scale_factor for side in model.latent_shape[-2:])
+        given = read_pictures(self.files, (high, wide))
         device = next(model.denoiser.parameters()).device
         return given, torch.cat([model.latents(part.to(device)).cpu() for part in given.split(4)])
 

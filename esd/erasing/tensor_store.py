@@ -55,7 +55,8 @@ class TensorStore:
                     return None
         except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             return None
-        path.touch()
+        with contextlib.suppress(OSError):  # another user's, who lets it be read
+            path.touch()
         return tensors
 
     def write(self, path: Path, tensors: dict[str, Tensor], description: dict) -> None:
@@ -78,7 +79,8 @@ class TensorStore:
             if path in keep:
                 continue
             key = path.name.partition(".")[0]
-            with contextlib.nullcontext(True) if key == held else self.lock(key, wait=False) as ours:
-                if ours:
-                    size -= stat.st_size
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(contextlib.suppress(PermissionError))  # another user's
+                if key == held or stack.enter_context(self.lock(key, wait=False)):
                     path.unlink(missing_ok=True)
+                    size -= stat.st_size

@@ -34,7 +34,7 @@ def card(record: dict, metrics: dict, facts: dict[str, str], to: str, file: str,
     ]
     head = {"license": "other", "library_name": "diffusers", "pipeline_tag": "text-to-image"}
     head["tags"] = ["concept-erasure", "esd"]
-    if base.count("/") == 1 and not base.startswith((".", "/", "~")):
+    if base.count("/") == 1 and not base.startswith((".", "/", "~")) and not Path(base).exists():
         head["base_model"] = base
     solved = record.get("closed_form") or ""
     made = "Fine-tuned by ESD (Gandikota et al., Erasing Concepts from Diffusion Models, ICCV 2023)"

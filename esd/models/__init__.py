@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esd import UserError
-from esd.models import folders, hub, prediction, single_file
+from esd.models import folders, hub, prediction, settings, single_file
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -103,10 +103,12 @@ def attend_plainly(denoiser) -> None:
 
 
 def from_pipeline(pipeline: DiffusionPipeline, name: str) -> Model:
-    """The model in a diffusers pipeline, frozen, its parts shared. Raises UserError for a pipeline of no supported family."""
+    """The model in a diffusers pipeline, frozen, its parts shared. Raises UserError for a pipeline of no supported family, and
+    for one with a setting that is not understood."""
     known = next((kind.__name__ for kind in type(pipeline).__mro__ if kind.__name__ in folders.FAMILIES), None)
     if known is None:
         raise UserError(f"{type(pipeline).__name__}: {folders.SUPPORTED}, as {', '.join(folders.FAMILIES)}")
+    settings.check_loaded(pipeline, known)
     module, family = folders.FAMILIES[known]
     model = getattr(importlib.import_module(f"esd.models.{module}"), family)(pipeline, name)
     model.on_disk = next(p.dtype for p in model.denoiser.parameters() if p.dim() > 1)

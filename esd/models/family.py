@@ -72,15 +72,22 @@ def not_in_half(device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, enabled=False) if half else nullcontext()
 
 
+def middle_and_std(vae: AutoencoderKL, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What is taken from a VAE's own latents, and what divides them, before they are scaled: for each channel where the VAE
+    says so (some of XL's: models/settings.py), else its shift and 1. Of x's type and device."""
+    config = vae.config
+    if config.latents_mean is not None and config.latents_std is not None:
+        middle, std = (x.new_tensor(values).view(1, -1, 1, 1) for values in (config.latents_mean, config.latents_std))
+        return middle + (config.shift_factor or 0.0), std
+    return x.new_tensor(config.shift_factor or 0.0), x.new_tensor(1.0)
+
+
 @torch.no_grad()
 def pictures(vae: AutoencoderKL, x: Tensor) -> Tensor:
     """Latents (B, C, h, w) → pictures (B, 3, H, W) in [0, 1], on the latents' device, and not in float16: XL's VAE overflows
     there."""
-    x = x.float() / vae.config.scaling_factor
-    if vae.config.latents_mean is not None and vae.config.latents_std is not None:  # some of XL's: models/settings.py
-        mean, std = (x.new_tensor(values).view(1, -1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std))
-        x = x * std + mean
-    x = x + (vae.config.shift_factor or 0.0)
+    middle, std = middle_and_std(vae, x.float())
+    x = x.float() / vae.config.scaling_factor * std + middle
     with lent(x.device, vae, dtype=torch.float32), not_in_half(x.device):
         image = vae.decode(x).sample.float()
     return (image / 2 + 0.5).clamp(0, 1) + 0 * image  # what is infinite becomes NaN, not white
@@ -91,4 +98,5 @@ def latents(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     """Pictures (B, 3, H, W) in [0, 1] → their mean latents (B, C, h, w), as the denoiser sees them, on the same device."""
     with lent(pictures.device, vae, dtype=torch.float32), not_in_half(pictures.device):
         mean = vae.encode(2 * pictures.float() - 1).latent_dist.mean
-    return (mean - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+    middle, std = middle_and_std(vae, mean)
+    return (mean - middle) / std * vae.config.scaling_factor

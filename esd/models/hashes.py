@@ -13,6 +13,7 @@ from torch import Tensor, nn
 FUSED_COPY = re.compile(
     r"\.to_(added_)?q?kv\."
 )  # what fuse_qkv_projections() puts beside to_q, to_k and to_v, and may leave there
+ADAPTER = re.compile(r"\.processor\.|^encoder_hid_proj\.")  # what load_ip_adapter() puts into a denoiser
 
 
 def tensor_hash(tensors: dict[str, Tensor], about: str = "") -> str:
@@ -26,12 +27,12 @@ def tensor_hash(tensors: dict[str, Tensor], about: str = "") -> str:
 
 def own_weights(denoiser: nn.Module) -> dict[str, Tensor]:
     """A denoiser's weights (the parameters themselves) under the names that its library gives them, whatever stands around
-    them: not a LoRA's matrices, and not the copies that fused projections are."""
+    them: not a LoRA's or an IP-Adapter's matrices, and not the copies that fused projections are."""
     wrapped = [f"{name}." for name, module in denoiser.named_modules() if hasattr(module, "base_layer")]  # PEFT's
     state = {}
     for name, tensor in denoiser.state_dict(keep_vars=True).items():
         inside = max((prefix for prefix in wrapped if name.startswith(prefix)), key=len, default="")
-        if FUSED_COPY.search(name) or (inside and not name.startswith(f"{inside}base_layer.")):
+        if FUSED_COPY.search(name) or ADAPTER.search(name) or (inside and not name.startswith(f"{inside}base_layer.")):
             continue
         state[name.replace(".base_layer.", ".")] = tensor
     return state

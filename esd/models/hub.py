@@ -13,14 +13,21 @@ CONFIGS = ["*.json", "*.txt", "*.model", "*/*.json", "*/*.txt", "*/*.model"]
 
 
 def folder(name: str) -> Path:
-    """The model's folder in the local cache, with model_index.json at least."""
+    """The model's folder in the local cache, with model_index.json at least. Raises UserError where the hub has none."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
     found = try_to_load_from_cache(name, "model_index.json")
     if isinstance(found, str):
         return Path(found).parent
     require_reachable(name)
-    return Path(hf_hub_download(name, "model_index.json", etag_timeout=WAIT)).parent
+    try:
+        return Path(hf_hub_download(name, "model_index.json", etag_timeout=WAIT)).parent
+    except RemoteEntryNotFoundError as error:
+        raise UserError(
+            f"{name} on the hub is no diffusers pipeline, it has no model_index.json: give one, or a .safetensors checkpoint "
+            "that you have downloaded"
+        ) from error
 
 
 def download(name: str, cached: Path) -> Path:

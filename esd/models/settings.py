@@ -1,14 +1,18 @@
-"""What a pipeline's settings say that nothing here understands: refused by name, before a weight is read.
+"""What a pipeline's settings say that nothing here understands: refused by name, of a folder before a weight is read.
 
-Only JSON is read, the parts' own configurations. Whatever passes is applied as diffusers applies it.
+Only the parts' own configurations are read. Whatever passes is applied as diffusers applies it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from esd import UserError
 from esd.files import read_json
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 # Schedulers whose configurations say the same things in the same words, so that DDIM and Euler take them: diffusers' own list
 # (KarrasDiffusionSchedulers) without EDM's, whose noise levels are others. Nor LCM's or flow's: their models are others.
@@ -39,15 +43,33 @@ def check_settings(folder: Path, kind: str, index: dict) -> None:
     name = (index.get("scheduler") or [None, None])[1]
     problem = None
     if scheduler is not None:
-        problem = (unknown_schedule if kind in UNETS else unknown_flow)(name or scheduler.get("_class_name"), scheduler)
-        problem = problem and f"its scheduler is {problem}"
+        problem = unknown_scheduler(name or scheduler.get("_class_name"), scheduler, kind)
     if vae is not None:
         problem = problem or unknown_vae((index.get("vae") or [None, "AutoencoderKL"])[1], vae, kind)
     if denoiser is not None and vae is not None:
-        check = unknown_unet if kind in UNETS else unknown_transformer
-        problem = problem or check(denoiser, vae, kind)
+        problem = problem or unknown_denoiser(denoiser, vae, kind)
     if problem:
         raise UserError(f"{folder} cannot be used: {problem}")
+
+
+def check_loaded(pipeline: DiffusionPipeline, kind: str) -> None:
+    """The same of a pipeline that is loaded. Its VAE may be of any class: nothing is drawn with it unless it is asked.
+
+    kind: the class of FAMILIES (esd/models/folders.py) that it is, or is made from.
+    """
+    scheduler, denoiser = pipeline.scheduler, pipeline.unet if kind in UNETS else pipeline.transformer
+    problem = unknown_scheduler(type(scheduler).__name__, dict(scheduler.config), kind)
+    if problem := problem or unknown_denoiser(dict(denoiser.config), dict(pipeline.vae.config), kind):
+        raise UserError(f"the {type(pipeline).__name__} cannot be used: {problem}")
+
+
+def unknown_scheduler(name: str | None, scheduler: dict, kind: str) -> str | None:
+    problem = (unknown_schedule if kind in UNETS else unknown_flow)(name, scheduler)
+    return problem and f"its scheduler is {problem}"
+
+
+def unknown_denoiser(denoiser: dict, vae: dict, kind: str) -> str | None:
+    return (unknown_unet if kind in UNETS else unknown_transformer)(denoiser, vae, kind)
 
 
 def unknown_schedule(name: str | None, scheduler: dict) -> str | None:

@@ -133,7 +133,8 @@ class BasePictures(TensorStore):
                 continue
             pictures = self.read(path)
             if pictures is None:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(PermissionError):  # another user's
+                    path.unlink(missing_ok=True)
                 continue
             found |= {name: picture for name, picture in pictures.items() if name in wanted}
             used.append(path)

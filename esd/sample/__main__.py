@@ -55,7 +55,10 @@ def main(cfg: DictConfig) -> None:
             drawn[name] = sample(model, model.denoiser, asked, seeds, done=lambda n: bar.advance(task, n), **look)
     names: dict[str, str] = {}  # of different prompts different ones
     for prompt in prompts:
-        names.setdefault(prompt, slug(prompt) + (f"-{len(names)}" if slug(prompt) in names.values() else ""))
+        name, n = slug(prompt), 1
+        while prompt not in names and name in names.values():
+            name, n = f"{slug(prompt)}-{n}", n + 1
+        names.setdefault(prompt, name)
     for name, images in drawn.items():
         for prompt, seed, image in zip(asked, seeds, images, strict=True):
             save_picture(to_image(image), folder / name / f"{names[prompt]}-{seed}.png")
