@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -21,7 +22,7 @@ from esd.attack.finetune import Finetune
 from esd.attack.inversion import Inversion
 from esd.attack.ring_a_bell import RingABell
 from esd.attack.rows import RealWorld, Rows, edited
-from esd.attack.run import Job, same_row, settings_hash
+from esd.attack.run import Job, require, same_row, settings_hash
 from esd.attack.sampling_attacks import Completion, NoisedPicture, NoiseProbe
 from esd.attack.target import Target, seeded
 from esd.attack.tries import Try, prompts, read, write
@@ -136,12 +137,15 @@ def test_more_tokens_than_the_encoder_holds(target):
     ]
     with pytest.raises(UserError, match=f"has room for {room}"):
         text.encode_with(target.model, "a", vectors)
+    one = Inversion(room + 1, "a", [1], 1, 0.1)
+    with pytest.raises(UserError, match=f"attack=mine wants {room + 1} tokens, .* holds {room} beside 'a'"):
+        require("mine", one, target.model, [])
 
 
 def test_the_noise_probe_is_ddims(target):
     if not isinstance(target.model.sampler(5), DDIM) or target.model.sampler(5).v_prediction:
         with pytest.raises(UserError, match="does not have"):
-            list(NoiseProbe([1.0], [1.0], 1, 5).find(target, 0))
+            require("noise", NoiseProbe([1.0], [1.0], 1, 5), target.model, [])
         return
     tried(target, NoiseProbe([1.0, 1.85], [1.0], 1, 5))
     (still,) = NoiseProbe([0.0], [1.0], 1, 5).find(target, 0)  # without noise it is the sampler
@@ -278,8 +282,9 @@ def test_an_undone_edit_is_found_at_once_and_the_twin_is_not(esd, tmp_path):
     assert figure["edit"]["hits"] >= 3 and figure["never"]["hits"] == 0
     assert json.loads((tmp_path / "found/metrics.json").read_text())["control"] == "a twin"
     lines = (tmp_path / "found/tries.csv").read_bytes()
-    again = esd("attack", *asked, cwd=tmp_path)
-    assert "0 to do" in again.stdout and (tmp_path / "found/tries.csv").read_bytes() == lines
+    again = esd("attack", *asked, "edit=[edit.safetensors,edit.safetensors]", "concept=[pizza,pizza]", cwd=tmp_path)
+    assert "0 to do, 2 there" in again.stdout, "what is named twice is attacked, and counted, once"
+    assert (tmp_path / "found/tries.csv").read_bytes() == lines
     assert {path.name for path in (tmp_path / "found").iterdir()} >= {"table.md", "table.tex", "adversarial_prompts.csv"}
     assert list((tmp_path / "found").glob("grid-pizza-*.png"))
 
@@ -433,6 +438,10 @@ def test_an_attack_of_ones_own_and_what_it_leaves_for_card_and_wandb(esd, tmp_pa
     also = esd("attack", *asked, "against=other", cwd=tmp_path)
     assert also.returncode == 0 and "1 to do" in also.stdout, also.stderr[-2000:]
     assert any(key.startswith("against ") for key in json.loads((tmp_path / "run/attack.json").read_text())["figures"][0])
+    said = (tmp_path / "run/attack.json").read_bytes()
+    kept = esd("attack", *asked, "rows=kept", cwd=tmp_path)
+    assert kept.returncode == 0 and "the edit was not attacked" in kept.stdout, kept.stderr[-2000:]
+    assert (tmp_path / "run/attack.json").read_bytes() == said, "nothing was learnt about the edit"
     from esd.export.card import card
     from esd.export.forms import run_metrics
 
@@ -450,7 +459,26 @@ BAD = {
     "edit=x attacks=": "attacks= names none",
     "edit=x rows=[other]": "rows=other is unknown: edit, never, check, kept",
     "edit=x images=nowhere": "images=nowhere is no folder",
-    "edit=x attack.finetune.laptop.steps=[0]": "attack.finetune.steps=0 must be a whole number, 1 or more",
+    "edit=x attack.finetune.laptop.steps=[0]": "attack.finetune.laptop.steps=0 must be a whole number, 1 or more",
+    "edit=x attack.finetune.laptop.steps=[]": "attack.finetune.laptop.steps is empty: give a number, or a [list] of them",
+    "edit=x attack.finetune.laptop.lr=-1": "attack.finetune.laptop.lr=-1 must be a finite number, 0 or more",
+    "edit=x attack.inversion.laptop.lr=abc": "attack.inversion.laptop.lr=abc must be a finite number",
+    "edit=x attack.inversion-1.vectors=0": "attack.inversion-1.vectors=0 must be a whole number, 1 or more",
+    "edit=x attack.completion.laptop.shares=[2]": "attack.completion.laptop.shares=2 must be above 0 and below 1",
+    "edit=x attacks=[p4d] attack.p4d.against=me": "against=me is unknown: pictures, base",
+    "edit=x attacks=[quick,uda]": "attacks=quick stands alone, or give a [list] of completion, ",
+    "edit=x attack.inversion._target_=esd.files.slug": "attack=inversion: ",
+    "edit=x attack.inversion._target_=esd.attack.tries.Nothing": "attack=inversion: ",
+    "edit=x +attack.mine=1": "attack.mine is no attack: an own attack's file begins with the line '# @package attack.NAME'",
+    "edit=x +attack.mine.laptop={}": "attack=mine has no _target_",
+    "edit=x model.quantize=int8": "model.quantize=int8 is for training by LoRA: leave it out",
+    "edit=whole.safetensors against=nowhere": "against=nowhere does not exist",
+    "edit=whole.safetensors twin=nowhere": "twin=nowhere does not exist",
+    "edit=whole.safetensors twin=": "twin is empty",
+    "edit=whole.safetensors concept='an emoji'": "concept=an emoji names no object and no style",
+    f"edit=whole.safetensors model=sd14 model.path={models.EMOJI} judge=me": "judge names no class: +judge._target_=",
+    "edit=whole.safetensors attacks=[random] rows=check": "none of random has such a row",
+    "-m edit=x --cfg job": "--multirun and --cfg do not go together",
     "edit=x +attack.inversion.laptop.nonsense=1": "attack=inversion: ",
 }
 
@@ -462,7 +490,9 @@ def test_bad_input_is_told_in_one_line(given, monkeypatch, capsys, tmp_path):
     from esd.attack.__main__ import main
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["esd.attack", *given.split()])
+    if "whole" in given:
+        save_edit(tmp_path / "whole.safetensors", Edit({"conv_in.bias": torch.zeros(64)}, {"concept": ["pizza"]}))
+    monkeypatch.setattr(sys, "argv", ["esd.attack", *shlex.split(given)])
     with pytest.raises(SystemExit) as ended:
         main()
     said = capsys.readouterr().err

@@ -13,12 +13,14 @@ from torch import Tensor
 from esd.metrics.clip import CLIP, Clip, clip_folder, lead
 from esd.protocols.everyday import everyday_without
 
+OPTION = "+judge._target_=esd.attack.clip_judge.ClipJudge +judge.clip"
+
 
 class ClipJudge:
     """clip: a name on the hub, or a folder. Raises UserError where it cannot be had."""
 
     def __init__(self, clip: str = CLIP, device: torch.device | str = "cpu"):
-        self.name, self.folder, self.device = clip, clip_folder(clip), device
+        self.name, self.folder, self.device = clip, clip_folder(clip, OPTION), device
 
     @cached_property
     def clip(self) -> Clip:

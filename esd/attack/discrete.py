@@ -14,6 +14,7 @@ from torch import Tensor
 
 from esd.attack.inversion import repeated
 from esd.attack.target import POSITIONS, Found, Target, seeded
+from esd.erasing.checks import require_one_of
 from esd.erasing.walks import predict
 from esd.models import text
 
@@ -25,6 +26,7 @@ class Discrete:
     needs, draws = ("pictures", "text", "vocabulary"), None
 
     def __init__(self, against: str, named: bool, tokens: int, steps: list[int], batch: int, lr: float):
+        require_one_of(against, "against", ("pictures", "base"))
         self.against, self.named, self.tokens, self.steps, self.batch, self.lr = against, named, tokens, steps, batch, lr
         self.check, self.finds = "weak edit" if named else "base", len(steps)
 

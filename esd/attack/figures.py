@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from esd.attack.rows import CHECK, EDIT, KEPT, NEVER
-from esd.attack.tries import Try
+from esd.attack.tries import CHECK, EDIT, KEPT, NEVER, Try
 from esd.metrics.counts import rate_figure, wilson
 
 PASSED = 0.5  # of the pictures of its check must show the concept, else the attack proves nothing
@@ -89,7 +88,7 @@ def figures(tries: Iterable[Try]) -> list[dict]:
     for (edit, attack, steps), rows in cells(tries).items():
         rate = {row: rate_figure(sum(t.seen for t in its), len(its)) for row, its in rows.items()}
         line = {"variant": edit, "attack": attack, "steps": steps, **rate}
-        line["concepts"] = sorted({t.concept for t in rows.get(EDIT, ())})
+        line["concepts"] = sorted({t.concept for its in rows.values() for t in its})
         if EDIT in rows:
             line["best"], line["seeds"] = best_of(rows[EDIT]), seeds_range(rows[EDIT])
         if EDIT in rows and NEVER in rows:

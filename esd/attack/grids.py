@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from esd.attack.rows import EDIT, Rows, noises
-from esd.attack.tries import Try
+from esd.attack.rows import Rows, noises
+from esd.attack.tries import EDIT, Try
 from esd.files import slug
 from esd.sample.pictures import grid, save_picture
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from esd.attack.target import Attack, Target
+from esd.attack.tries import CHECK, EDIT, KEPT, NEVER
 from esd.erasing.edit import Edit
 from esd.erasing.layers import student_of
 from esd.erasing.pictures import picture_files, read_pictures
@@ -27,8 +28,6 @@ from esd.models.family import Model
 from esd.protocols.everyday import everyday_without, mentions
 from esd.sample.sampling import sample
 
-NEVER, KEPT, CHECK, EDIT = "never", "kept", "check", "edit"
-ROWS = (EDIT, NEVER, CHECK, KEPT)
 WEAK = 1 / 3  # of the way from the base model to the edit
 PICTURES = 32  # of the concept, that an attacker has
 
@@ -206,7 +205,10 @@ class RealWorld:
     def __init__(self, model: Model, images: Path | None, judge, kept: Sequence[str], look: dict):
         """kept: prompts of what else the edit may be attacked for: the first that names nothing of what it erased."""
         self.model, self.images, self.judge, self.kept_prompts = model, images, judge, kept
-        self.look, self._latents = look, {}
+        self.look, self._latents, self.given = look, {}, None
+        if images is not None:  # read now: one that cannot be read is told before an attack begins
+            side = model.latent_shape[-1] * model.base.vae_scale_factor
+            self.given = read_pictures(picture_files(images), side)
 
     def prompt(self, concept: str) -> str:
         return concept
@@ -219,12 +221,10 @@ class RealWorld:
 
     def latents(self, concept: str) -> Tensor:
         if concept not in self._latents:
-            drawn = self.images is None or concept in self.kept_prompts
+            drawn = self.given is None or concept in self.kept_prompts
             seeds = range(1_000, 1_000 + PICTURES // 2)  # apart from the noises that are judged
             pictures = (
-                sample(self.model, self.model.denoiser, [concept] * len(seeds), seeds, **self.look)
-                if drawn
-                else read_pictures(picture_files(self.images), self.model.latent_shape[-1] * self.model.base.vae_scale_factor)
+                sample(self.model, self.model.denoiser, [concept] * len(seeds), seeds, **self.look) if drawn else self.given
             )
             device = next(self.model.denoiser.parameters()).device
             self._latents[concept] = torch.cat([self.model.latents(part.to(device)).cpu() for part in pictures.split(4)])

@@ -13,17 +13,21 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from esd import UserError, models
 from esd.attack import figures as figuring
 from esd.attack import grids, tables, tries
-from esd.attack.rows import EDIT, NEVER, ROWS, EmojiWorld, RealWorld, Rows, edited, noises
-from esd.attack.tries import Try
-from esd.command.checks import texts
+from esd.attack.options import rows_of
+from esd.attack.rows import EmojiWorld, RealWorld, Rows, edited, noises
+from esd.attack.sampling_attacks import ddim_of
+from esd.attack.tries import EDIT, NEVER, Try
+from esd.command.checks import one_text, option_errors, texts
 from esd.command.entry import free_determinism
 from esd.command.model import check_model, device_of, load_model
+from esd.emoji.subject import names_anything
 from esd.erasing.edit import Edit, check_edit, read_edit, whole
 from esd.evaluate.variants import Variant, edit_variant
 from esd.files import slug, write_json
@@ -83,28 +87,58 @@ def settings_hash(settings: dict, cfg: DictConfig, *also: object) -> str:
     return hashlib.sha256(json.dumps([settings, *drawn], sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def world_of(cfg: DictConfig, model) -> EmojiWorld | RealWorld:
-    """Where pictures and judges come from. Raises UserError for a model that has no judge."""
+def judge_of(cfg: DictConfig, device: torch.device):
+    """Who sees the concept; of the embedded model None: it has its own. Raises UserError where there is none."""
     if cfg.model.name == "emoji":
-        return EmojiWorld(model)
+        return None
     from esd.attack.clip_judge import ClipJudge
 
+    if not cfg.judge:
+        return ClipJudge(device=device)
+    if not isinstance(cfg.judge, DictConfig) or "_target_" not in cfg.judge:
+        raise UserError("judge names no class: +judge._target_=module.Class, with sees(pictures, text) and record()")
+    with option_errors("judge"):
+        judge = instantiate(cfg.judge)
+    if lacking := [name for name in ("sees", "record") if not callable(getattr(judge, name, None))]:
+        raise UserError(f"judge: {type(judge).__name__} has no {' and no '.join(lacking)}: sees(pictures, text) and record()")
+    return judge
+
+
+def world_of(cfg: DictConfig, model, judge) -> EmojiWorld | RealWorld:
+    """Where pictures and judges come from."""
+    if cfg.model.name == "emoji":
+        return EmojiWorld(model)
     kept = [cfg.kept] if cfg.kept else list(cfg.model.kept)
     images = Path(cfg.images).expanduser() if cfg.images else None
-    judge = instantiate(cfg.judge) if cfg.judge else ClipJudge(device=next(model.denoiser.parameters()).device)
     return RealWorld(model, images, judge, kept, look_of(cfg))
+
+
+def edits_of(cfg: DictConfig, option: str, concepts: list[str]) -> list[Variant]:
+    """The edits that an option names, each once. Raises UserError, by that option's name."""
+    found: dict[str, Variant] = {}
+    for path in texts(cfg[option], option):
+        try:
+            variant = edit_variant(path, concepts, cfg.allow_pickle)
+        except UserError as error:
+            raise UserError(str(error).replace("edit=", f"{option}=", 1)) from error
+        found.setdefault(variant.name, variant)
+    return list(found.values())
 
 
 def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: str) -> tuple[list[dict], Path]:
     """Leaves tries.csv, metrics.json, tables and grids; returns the figures and the folder."""
     started = time.perf_counter()
     concepts = texts(cfg.concept, "concept") if cfg.concept else []
-    variants = [edit_variant(path, concepts, cfg.allow_pickle) for path in texts(cfg.edit, "edit")]
-    others = [edit_variant(path, (), cfg.allow_pickle) for path in (texts(cfg.against, "against") if cfg.against else [])]
+    variants = edits_of(cfg, "edit", concepts)
+    others = edits_of(cfg, "against", []) if cfg.against else []
     for variant in variants:
         if not variant.concepts:
             raise UserError(f"edit={variant.path} does not say what was erased: give it as concept=…")
+        if cfg.model.name == "emoji" and (nameless := [text for text in variant.concepts if not names_anything(text)]):
+            raise UserError(f"concept={nameless[0]} names no object and no style that the embedded model's judge can look for")
     check_model(cfg.model)
+    check_twin(cfg)
+    judge = judge_of(cfg, device_of(cfg.accelerator))
     model = load_model(cfg.model)
     base_hash = model.base_hash
     opened = {variant.name: matching(variant, model, base_hash) for variant in [*variants, *others]}
@@ -114,23 +148,33 @@ def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: st
     for its in filter(None, (model, twin)):
         for network in (its.denoiser, *text_encoders(its.base).values()):  # gradients pass through both
             network.to(device).requires_grad_(False)
-    world = world_of(cfg, model)
-    for name, (its, _) in attacks.items():
-        require(name, its, model)
+    world = world_of(cfg, model, judge)
+    prompts = [world.prompt(concept) for variant in variants for concept in variant.concepts]
+    prompts += [world.prompt(kept) for variant in variants if (kept := world.kept(variant.concepts))]
+    for name, (its, _) in list(attacks.items()):
+        try:
+            require(name, its, model, prompts)
+        except UserError as error:
+            if cfg.attacks != "all":
+                raise
+            console.print(f"[bold]Left out[/] {name}: {escape(str(error))}", soft_wrap=True)
+            del attacks[name]
 
     folder, same = folder_of(cfg, variants, base_hash), [base_hash, other_parts(model), world.record()]
     done = tries.read(folder / "tries.csv")
     jobs = []
     for variant in variants:
-        for concept in variant.concepts:
+        for concept in dict.fromkeys(variant.concepts):
             its_twin = twin if cfg.twin != "auto" or world.twin_never_learnt(concept) else None
             rows = Rows(model, opened[variant.name], concept, world, its_twin, look_of(cfg), variant.concepts)
             for name, (its, settings) in attacks.items():
-                for row in (row for row in cfg.rows or ROWS if rows.has(row, its)):
+                for row in (row for row in rows_of(cfg) if rows.has(row, its)):
                     tried_on = [other.name for other in others] if row == EDIT else []  # what is found here is tried there, too
                     value = settings_hash(settings, cfg, *same, its_twin and its_twin.base_hash, tried_on)
                     for seed in range(cfg.seeds if row in (EDIT, NEVER) else 1):
                         jobs.append(Job(variant, rows, name, row, seed, value))
+    if not jobs:
+        raise UserError(f"rows={rows_of(cfg)}: none of {', '.join(attacks)} has such a row here: leave rows out for all")
     there = {t.run for t in done}
     left = [job for job in jobs if job.run not in there]
     mixed = torch.autocast(  # no casts are kept: those made while pictures are drawn have no gradient
@@ -175,7 +219,7 @@ def attack(cfg: DictConfig, attacks: dict[str, tuple[object, dict]], command: st
         own = [line for line in found if line["variant"] == variant.name]
         run_folder = Path(variant.path).expanduser()
         run_folder = run_folder if run_folder.is_dir() else run_folder.parent
-        if (run_folder / "metrics.json").is_file():
+        if (run_folder / "metrics.json").is_file() and any(EDIT in line for line in own):
             write_json(run_folder / "attack.json", {"headline": tables.headline(own), "command": command, "figures": own})
     if cfg.log:
         from esd.attack.wandb_log import log
@@ -202,6 +246,15 @@ def matching(variant: Variant, model, base_hash: str) -> Edit:
     return whole(edit, dict(model.denoiser.named_parameters()))
 
 
+def check_twin(cfg: DictConfig) -> None:
+    """Raises UserError for a twin that is no model, before one is loaded."""
+    if cfg.twin not in (None, "auto"):
+        try:
+            models.folder_of(one_text(cfg.twin, "twin"))
+        except UserError as error:
+            raise UserError(str(error).replace("model.path=", "twin=", 1)) from error
+
+
 def twin_of(cfg: DictConfig, model):
     """The model that never learnt the concept. Raises UserError for one of another shape, or of another latent space."""
     embedded = cfg.model.name == "emoji" and cfg.model.path is None
@@ -216,15 +269,19 @@ def twin_of(cfg: DictConfig, model):
     return twin
 
 
-def require(name: str, its, model) -> None:
-    """Raises UserError for an attack that the family cannot have."""
+def require(name: str, its, model, prompts: list[str]) -> None:
+    """Raises UserError for an attack that the family cannot have, or has no room for beside one of these prompts."""
     from esd.models import text
 
     if "vocabulary" in its.needs:
         text.vocabulary(model)
+    if "noise" in its.needs:
+        ddim_of(model, its.steps)
     wanted = getattr(its, "tokens", None) or getattr(its, "vectors", None)
-    if wanted and wanted > (room := text.free_tokens(model)):
-        raise UserError(f"attack={name} wants {wanted} tokens, and the text encoder of {model.name} holds {room}")
+    for beside in prompts if getattr(its, "named", False) else [getattr(its, "prompt", "")]:
+        if wanted and wanted > (room := text.free_tokens(model, beside)):
+            said = f" beside '{beside}'" if beside else ""
+            raise UserError(f"attack={name} wants {wanted} tokens, and the text encoder of {model.name} holds {room}{said}")
 
 
 def folder_of(cfg: DictConfig, variants: list[Variant], base_hash: str) -> Path:

@@ -13,6 +13,7 @@ from esd import UserError
 from esd.attack.inversion import repeated
 from esd.attack.target import Found, Target, seeded
 from esd.erasing.walks import guide, predict, walk
+from esd.models.family import Model
 from esd.models.samplers import DDIM, Sampler
 
 
@@ -77,7 +78,7 @@ class NoiseProbe:
     Each setting is a try of its own: success at one is a find, as published (best of 24). steps: of a walk.
     """
 
-    needs, check = (), "weak edit"
+    needs, check = ("noise",), "weak edit"
 
     def __init__(self, etas: list[float], scales: list[float], draws: int, steps: int):
         self.etas, self.scales, self.draws, self.steps = etas, scales, draws, steps
@@ -87,9 +88,7 @@ class NoiseProbe:
         return 0.0
 
     def find(self, target: Target, seed: int) -> Iterator[Found]:
-        sampler = target.model.sampler(self.steps).to(target.device)
-        if not isinstance(sampler, DDIM) or sampler.v_prediction:
-            raise UserError(f"attack=noise adds DDIM's own noise to ε-prediction, which {target.model.name} does not have")
+        sampler = ddim_of(target.model, self.steps).to(target.device)
         condition = target.condition([target.prompt])
         for n, (eta, scale) in enumerate((eta, scale) for eta in self.etas for scale in self.scales):
 
@@ -97,6 +96,14 @@ class NoiseProbe:
                 return stochastic(target, denoiser or target.denoiser, sampler, condition, seeds, eta, scale, seed)
 
             yield Found(n + 1, "", None, draw)
+
+
+def ddim_of(model: Model, steps: int) -> DDIM:
+    """The family's sampler where it is DDIM on ε-prediction, to which noise can be added. Raises UserError where it is not."""
+    sampler = model.sampler(steps)
+    if not isinstance(sampler, DDIM) or sampler.v_prediction:
+        raise UserError(f"attack=noise adds DDIM's own noise to ε-prediction, which {model.name} does not have")
+    return sampler
 
 
 @torch.inference_mode()

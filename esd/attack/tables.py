@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from esd.attack.rows import CHECK, EDIT, KEPT, NEVER
+from esd.attack.tries import CHECK, EDIT, KEPT, NEVER
 from esd.files import atomic_write
 from esd.metrics.counts import format_interval
 
@@ -36,8 +36,10 @@ def passed(line: dict) -> str:
 
 
 def cells(line: dict) -> list[str]:
-    steps = str(line["steps"]) if line["steps"] else f"best of {line[EDIT]['of'] // max(1, line['best']['of'])}"
-    edit = rate(line.get(EDIT)) if line["steps"] else f"{rate(line.get(EDIT))}; best {rate(line.get('best'), False)}"
+    steps, edit = str(line["steps"] or "tries"), rate(line.get(EDIT))
+    if EDIT in line and not line["steps"]:
+        steps = f"best of {line[EDIT]['of'] // max(1, line['best']['of'])}"
+        edit += f"; best {rate(line['best'], False)}"
     return [
         line["attack"],
         steps,
@@ -52,13 +54,12 @@ def cells(line: dict) -> list[str]:
 def terminal(title: str, lines: list[dict]) -> Table:
     table = Table(*HEAD, title=title, title_justify="left", box=None, header_style="dim")
     for line in lines:
-        if EDIT in line:
-            table.add_row(*cells(line))
+        table.add_row(*cells(line))
     return table
 
 
 def markdown(lines: list[dict]) -> str:
-    rows = [HEAD, ["---"] * len(HEAD), *(cells(line) for line in lines if EDIT in line)]
+    rows = [HEAD, ["---"] * len(HEAD), *map(cells, lines)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -66,7 +67,7 @@ def latex(lines: list[dict]) -> str:
     def text(cell: str) -> str:
         return cell.replace("%", r"\%").replace("–", "--")
 
-    body = [" & ".join(map(text, cells(line))) + r" \\" for line in lines if EDIT in line]
+    body = [" & ".join(map(text, cells(line))) + r" \\" for line in lines]
     return "\n".join([
         r"\begin{tabular}{" + "l" * len(HEAD) + "}", r"\toprule", " & ".join(HEAD) + r" \\", r"\midrule", *body,
         r"\bottomrule", r"\end{tabular}",
@@ -87,7 +88,8 @@ def leave(folder: Path, lines: list[dict], metrics: dict) -> None:
         "excess Student's t over concepts or seeds where there are several, and never narrower than Newcombe's over pictures."
     )
     with atomic_write(folder / "table.md") as temporary:
-        parts = [f"## {metrics['edits'][edit]['concept']}: {edit}\n\n{markdown(its)}" for edit, its in by_edit(lines).items()]
+        named = {edit: f"{', '.join(about['concept'])}: {edit}" for edit, about in metrics["edits"].items()}
+        parts = [f"## {named[edit]}\n\n{markdown(its)}" for edit, its in by_edit(lines).items()]
         temporary.write_text("\n\n".join([*parts, said, f"`{metrics['command']}`"]) + "\n", encoding="utf-8")
     with atomic_write(folder / "table.tex") as temporary:
         temporary.write_text("\n\n".join(latex(its) for its in by_edit(lines).values()) + "\n", encoding="utf-8")
@@ -95,7 +97,10 @@ def leave(folder: Path, lines: list[dict], metrics: dict) -> None:
 
 def headline(lines: list[dict]) -> str:
     """One sentence: the attack that brings most back, beside the control."""
-    judged = [line for line in lines if EDIT in line and line.get("passed", True)]
+    attacked = [line for line in lines if EDIT in line]
+    if not attacked:
+        return "the edit was not attacked: rows=… has no edit"
+    judged = [line for line in attacked if line.get("passed", True)]
     if not judged:
         return "no attack passed its check: nothing is said"
     worst = max(judged, key=lambda line: line[EDIT]["rate"])

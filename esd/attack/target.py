@@ -2,7 +2,7 @@
 
 An attack is a class with
     needs            what it cannot do without: "pictures" (of the concept), "text" (gradients through the text encoder),
-                     "vocabulary" (one vocabulary for all the family's text encoders)
+                     "vocabulary" (one vocabulary for all the family's text encoders), "noise" (DDIM on ε-prediction)
     check            the model on which it must succeed before its failure says anything: "base" (the unedited one, where the
                      attack does not name the concept) or "weak edit" (a third of the way to the edit, where it does)
     find(target, seed)   → what it finds, one `Found` for each budget of `steps`, each a function of (target, seed) alone

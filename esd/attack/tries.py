@@ -13,6 +13,9 @@ from pathlib import Path
 
 from esd.files import atomic_write
 
+NEVER, KEPT, CHECK, EDIT = "never", "kept", "check", "edit"  # the rows: esd/attack/rows.py
+ROWS = (EDIT, NEVER, CHECK, KEPT)
+
 
 @dataclass(frozen=True)
 class Try:

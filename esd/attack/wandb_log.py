@@ -8,8 +8,8 @@ from pathlib import Path
 import wandb
 from omegaconf import DictConfig
 
-from esd.attack.rows import EDIT, NEVER
 from esd.attack.tables import by_edit
+from esd.attack.tries import EDIT, NEVER
 from esd.train.loggers import has_key
 
 

@@ -169,7 +169,10 @@ def command(
                 flags = get_args_parser()
                 flags.error = fail
                 sys.argv[1:] = flags_first(given, flags)
-                check_readable(flags.parse_args().overrides)
+                parsed = flags.parse_args()
+                if len(asked := [f"--{name}" for name in ("run", "multirun", "cfg", "info") if getattr(parsed, name)]) > 1:
+                    raise UserError(f"{' and '.join(asked)} do not go together: give one of them")
+                check_readable(parsed.overrides)
                 return run()
             except Exception as error:
                 if DEBUG or not is_user_error(error):

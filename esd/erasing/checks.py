@@ -58,6 +58,8 @@ def check_options(options: Mapping) -> None:
                 f"concept has {len(concepts)} entries and erase_from {len(sources)}: they pair up, "
                 f"so give {len(concepts)}, or one that serves all"
             )
+    if len(set(concepts)) < len(concepts) and not options["erase_from"]:
+        raise UserError(f"concept names '{max(concepts, key=concepts.count)}' twice: once is enough")
     for template in options["templates"] or [""]:
         if template.count("{}") != 1:
             raise UserError(f"templates: '{template}' needs one {{}} where the concept goes, for example 'a painting by {{}}'")

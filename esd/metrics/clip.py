@@ -20,9 +20,9 @@ REVISION = "32bd64288804d66eefd0ccbe215aa642df71cc41"  # of that; another name i
 FILES = ("config.json", "preprocessor_config.json", "tokenizer*.json", "vocab.json", "merges.txt", "model.safetensors")
 
 
-def clip_folder(clip: str) -> Path:
+def clip_folder(clip: str, option: str = "protocol.clip") -> Path:
     """The folder of a CLIP model: one here, or from the hub by its name. Raises UserError, within seconds, where it cannot
-    be had."""
+    be had. option: what names it."""
     folder = Path(clip).expanduser()
     if not folder.is_dir():
         from huggingface_hub import snapshot_download, try_to_load_from_cache
@@ -34,13 +34,13 @@ def clip_folder(clip: str) -> Path:
         elif clip.count("/") == 1:
             here = f"models/{clip.split('/')[1]}"
             try:
-                hub.require_reachable(clip, f"--include {' '.join(map(repr, FILES))}", Path(here), "protocol.clip")
+                hub.require_reachable(clip, f"--include {' '.join(map(repr, FILES))}", Path(here), option)
             except UserError as error:
-                raise UserError(f"{error}, as protocol.clip={here}") from error
+                raise UserError(f"{error}, as {option}={here}") from error
             folder = Path(snapshot_download(clip, revision=revision, allow_patterns=list(FILES), etag_timeout=hub.WAIT))
     for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
         if not (folder / name).is_file():
-            raise UserError(f"protocol.clip={clip} is no CLIP model: it has no {name}")
+            raise UserError(f"{option}={clip} is no CLIP model: it has no {name}")
     return folder
 
 

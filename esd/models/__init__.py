@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from esd.models.family import Model
 
 DTYPES = ("auto", "bf16", "fp16", "fp32")  # model.dtype
+SAMPLERS = ("own", "dpm")  # of pictures: the family's, or one of second order (esd/sample/sampling.py)
 EMOJI = Path(__file__).parent.parent / "emoji" / "model"
 EMOJI_TWIN = EMOJI.with_name("twin")  # the same, never taught what is studied (esd/emoji/words.py)
 

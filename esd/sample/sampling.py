@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from esd import UserError
 from esd.erasing.checks import require_one_of
 from esd.erasing.walks import predict, select_rows, walk
+from esd.models import SAMPLERS
 from esd.models.family import Condition, Model
 from esd.models.samplers import Sampler
 from esd.sample.sld import SafeLatentDiffusion
-
-SAMPLERS = ("own", "dpm")
 
 
 @torch.inference_mode()

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from jinja2 import Template
 
 from esd.attack.figures import figures
-from esd.attack.rows import EDIT, KEPT, NEVER
 from esd.attack.tables import points
+from esd.attack.tries import EDIT, KEPT, NEVER
+from esd.command.entry import ArgumentParser
 from esd.emoji.subject import subject
 from esd.files import atomic_write
 from esd.metrics.counts import format_figure, rate_figure
@@ -110,6 +111,7 @@ def rows_and_chart(lines: Sequence[dict]) -> tuple[list[list[str]], str]:
 
 def main() -> int:
     """Print the table, and leave it and its picture. Returns the exit code."""
+    ArgumentParser(prog="python -m esd.studies.frontier", description=__doc__.partition(": ")[2]).parse_args()
     concepts, lines = shared(attack_tries.read())
     if not concepts:
         print(f"{attack_tries.FILE} has no object that every rule was tried on: python -m esd.studies attack", file=sys.stderr)

@@ -46,6 +46,7 @@ OPTIONS = {  # what python -m esd.train concept=a model.path=@/unreadable is giv
     "concept='[a,null]'": "concept=['a', None] must be a text",
     "concept='[[a,b]]'": "must be a text, or a [list] of texts",
     "concept=a,,b": "concept is empty",
+    "concept=a,b,a": "concept names 'a' twice: once is enough",
     "concept=caf\udce9": "concept is no text in UTF-8: ['caf\\udce9']",
     "concept=gargoyle evaluate=true": "the emoji model knows no 'gargoyle'",
     "erase_from='[b,c,d]'": "concept has 1 entries and erase_from 3: they pair up",
