@@ -89,7 +89,6 @@ def check_attack_options(cfg: DictConfig) -> None:
     require_at_least(cfg, seeds=1, pictures=1, sampling_steps=2, guidance=0.0)
     require_one_of(cfg.sampler, "sampler", SAMPLERS)
     require_one_of(cfg.accelerator, "accelerator", ACCELERATORS)
-    require_one_of(str(cfg.precision), "precision", ("32-true", "bf16-mixed"))
     refuse_quantized(cfg.model)
     for row in rows_of(cfg):
         require_one_of(row, "rows", ROWS)
@@ -97,6 +96,7 @@ def check_attack_options(cfg: DictConfig) -> None:
         raise UserError(f"images={cfg.images} is no folder: give a folder with pictures of the concept")
     if cfg.model.name == "emoji" and (cfg.images is not None or cfg.judge is not None or cfg.kept is not None):
         raise UserError("images, judge and kept are for other models: the embedded one has its art, its judge and its objects")
+    require_one_of(str(cfg.precision), "precision", ("32-true", "bf16-mixed"))  # last: what suits the device asks torch
 
 
 def rows_of(cfg: DictConfig) -> list[str]:
