@@ -476,7 +476,7 @@ BAD = {
     "edit=whole.safetensors twin=nowhere": "twin=nowhere does not exist",
     "edit=whole.safetensors twin=": "twin is empty",
     "edit=whole.safetensors concept='an emoji'": "concept=an emoji names no object and no style",
-    f"edit=whole.safetensors model=sd14 model.path={models.EMOJI} judge=me": "judge names no class: +judge._target_=",
+    f"edit=whole.safetensors model=sd14 model.path=\"'{models.EMOJI}'\" judge=me": "judge names no class: +judge._target_=",
     "edit=whole.safetensors attacks=[random] rows=check": "none of random has such a row",
     "-m edit=x --cfg job": "--multirun and --cfg do not go together",
     "edit=x +attack.inversion.laptop.nonsense=1": "attack=inversion: ",

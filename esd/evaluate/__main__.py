@@ -6,7 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from esd import UserError
-from esd.command.checks import check_precision, refuse_quantized, require_at_least, texts
+from esd.command.checks import refuse_quantized, require_at_least, texts
 from esd.command.entry import command
 from esd.command.words import command_line
 from esd.evaluate.options import build
@@ -15,7 +15,6 @@ from esd.evaluate.options import build
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
     require_at_least(cfg, sampling_steps=1, batch=1, devices=1)
-    check_precision(cfg.precision, "precision")
     refuse_quantized(cfg.model)
     paths = texts(cfg.edit, "edit")
     concepts = texts(cfg.concept, "concept") if cfg.concept else []

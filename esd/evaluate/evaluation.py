@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from esd import UserError, files
-from esd.command.checks import option_errors
+from esd.command.checks import check_precision, option_errors
 from esd.command.model import check_model, load_model
 from esd.command.signals import IS_MAIN_PROCESS
 from esd.evaluate import variants
@@ -74,6 +74,7 @@ def folder_of(out: str | None, settings: dict) -> Path:
 
 def trainer_of(cfg: DictConfig) -> pl.Trainer:
     """The devices that draw, as configured. Raises UserError for one that is not there, or a precision that is unknown."""
+    check_precision(cfg.precision, "precision")
     with option_errors("accelerator, devices, precision"):
         return pl.Trainer(
             accelerator=cfg.accelerator, devices=cfg.devices, precision=cfg.precision, logger=False,

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 
 from esd import UserError
-from esd.command.checks import option_errors, require_one_of
+from esd.command.checks import check_precision, option_errors, require_one_of
 from esd.erasing.adversary import Robust
 from esd.erasing.bar import ErasingBar
 from esd.erasing.layers import rule_of
@@ -68,6 +68,7 @@ def optimizer_of(cfg: DictConfig) -> tuple[Callable, Callable]:
 
 def trainer_of(cfg: DictConfig, folder: Path) -> Trainer:
     """The configured trainer. Raises UserError for a device, a precision or an option that it cannot have."""
+    check_precision(cfg.trainer.get("precision"), "trainer.precision")
     with option_errors("trainer"):
         return trainer_for(
             partial(instantiate, cfg.trainer, _convert_="all"), cfg.steps, callbacks=[ErasingBar(refresh_rate=5)],

@@ -12,7 +12,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from esd import UserError
 from esd.command.checks import require_at_least, require_one_of, texts
-from esd.erasing.checks import check_lora, check_options, check_precision
+from esd.erasing.checks import check_lora, check_options
 from esd.files import slug
 from esd.models import DTYPES
 
@@ -146,7 +146,6 @@ def check_train_options(cfg: DictConfig) -> None:
         raise UserError(f"evaluate=long is for the embedded model: of {cfg.model.name} python -m esd.evaluate draws more")
     require_one_of(cfg.objective, "objective", ("kept-erased", "erased", "kept"))
     require_one_of(cfg.model.dtype, "model.dtype", DTYPES)
-    check_precision(cfg.trainer.get("precision"), "trainer.precision")
     require_one_of(cfg.logger.name, "logger.name", ("wandb", "csv", "none"))
     for group in ("layers", "trajectories"):
         if not cfg[group].get("name"):
