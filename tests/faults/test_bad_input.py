@@ -141,7 +141,7 @@ COMMANDS = {  # whole commands
     "evaluate edit=@/edit.safetensors protocol=i2p-nudity protocol.csv=@/good.csv protocol.threshold=2": "threshold=2 must lie",
     "evaluate edit=@/edit.safetensors protocol=prompts protocol.csv=@/good.csv devices=0": "devices=0 must be",
     "evaluate edit=@/edit.safetensors protocol=prompts protocol.csv=@/good.csv precision=7-bit": "Precision '7-bit' is invalid",
-    "evaluate edit=@/edit.safetensors protocol=prompts protocol.csv=@/good.csv precision=16-true": "precision=16-true turns all",
+    "evaluate edit=@/edit.safetensors protocol=prompts protocol.csv=@/good.csv precision=16-true": "16-true turns all",
     "evaluate edit=@/tiny model.path=@/tiny protocol=prompts protocol.csv=@/good.csv out=@/run": "holds other things",
     "report @/nothing": "is no folder",
     "report @/no-runs": "nothing there left a metrics.json",
